@@ -10,10 +10,10 @@ parallel wrappers act as always, and whatever a model does between its last norm
 included.
 """
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import Iterator
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn

@@ -1,0 +1,1 @@
+"""Teachers: what a teacher says about a batch, and who says it."""

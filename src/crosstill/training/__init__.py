@@ -1,0 +1,1 @@
+"""Training: configuration, trainer, checkpoints and the run that the command line starts."""
