@@ -1,0 +1,24 @@
+"""Losses and their parts as pure functions of tensors: `from crosstill import functional as F`.
+
+Nothing here knows a tokenizer, a model, a configuration or a process group. Log-probabilities
+are in nats; every loss is a `LossSum`: a total and a count, to be divided once.
+"""
+
+from crosstill.functional.chunk import chunk_loglikelihood, merge_chunks
+from crosstill.functional.divergences import DIVERGENCES, binarised_divergence
+from crosstill.functional.losses import LossSum, alm_loss, sft_loss
+from crosstill.functional.numerics import log1mexp
+from crosstill.functional.scores import boundary_logmass, token_logprobs
+
+__all__ = [
+    "DIVERGENCES",
+    "LossSum",
+    "alm_loss",
+    "binarised_divergence",
+    "boundary_logmass",
+    "chunk_loglikelihood",
+    "log1mexp",
+    "merge_chunks",
+    "sft_loss",
+    "token_logprobs",
+]
