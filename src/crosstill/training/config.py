@@ -1,0 +1,354 @@
+"""The settings of a distillation run: those of transformers, with a few of our own."""
+
+import dataclasses
+import difflib
+import json
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from crosstill.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+LOSS_ON = ("completion", "assistant", "all")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+# Settings that change where a run writes and how much it says, but none of its steps.
+_HARMLESS = {
+    "output_dir",
+    "run_name",
+    "project",
+    "report_to",
+    "disable_tqdm",
+    "logging_strategy",
+    "logging_steps",
+    "logging_first_step",
+    "log_level",
+    "log_level_replica",
+    "log_on_each_node",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "eval_strategy",
+    "eval_steps",
+    "eval_on_start",
+    "eval_delay",
+    "per_device_eval_batch_size",
+    "dataloader_num_workers",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "dataloader_pin_memory",
+    "dataloader_multiprocessing_context",
+    "resume_from_checkpoint",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_strategy",
+    "hub_token",
+    "hub_private_repo",
+    "hub_always_push",
+    "hub_revision",
+    "skip_memory_metrics",
+    "do_train",
+    "do_eval",
+    "do_predict",
+    "divergence_steps",
+    "divergence_samples",
+    "divergence_tokens",
+}
+
+
+def _help(text: str) -> dict[str, str]:
+    """What the command line and the documentation show for a field."""
+    return {"help": text}
+
+
+@dataclass
+class DistillConfig(TrainingArguments):
+    """Settings of `DistillTrainer`: every field of `TrainingArguments`, and these.
+
+    Each field's help says what it does and its unit. Settings that would make a run other than it
+    says it is (`auto_find_batch_size`, `fp16` loss scaling, filtered losses) are refused.
+
+    Attributes:
+        objectives: What is minimised: a name (`"alm"`), names joined by `+` (`"alm+sft"`, weight 1
+            each), or `{name: {"weight": w, option: value, ...}}`.
+        loss_on: Which bytes are supervised: those of completions, of assistants, or all.
+        max_length: Longest row, in tokens of either side; longer rows are cut at a shared chunk.
+        fused_head: Never make the `T x V` logits: True, False, or "auto" (where the model allows).
+        student_dtype: Type of the student's weights in memory, when it is loaded by name.
+        teacher_dtype: Type of the teacher's weights in memory, when it is loaded by name.
+        student_revision: Commit or branch of the student on the hub.
+        teacher_revision: Commit or branch of the teacher on the hub.
+        chat_template_kwargs: Passed to the student's chat template.
+        teacher_chat_template_kwargs: Passed to the teacher's chat template.
+        divergence_steps: Measure the teacher divergence every so many steps; 0: only before and
+            after.
+        divergence_samples: Texts sampled from the teacher for each kind of prompt.
+        divergence_tokens: Longest sample, in tokens of the teacher.
+
+    Example:
+        >>> DistillConfig(output_dir="runs/one", objectives="alm+sft", use_cpu=True).objectives
+        {'alm': {'weight': 1.0}, 'sft': {'weight': 1.0}}
+    """
+
+    objectives: dict[str, dict[str, Any]] | str = field(
+        default="alm",
+        metadata=_help(
+            "what is minimised: a name, names joined by +, or {name: {weight: w, option: value}}"
+        ),
+    )
+    loss_on: str = field(
+        default="completion", metadata=_help("supervised bytes: completion | assistant | all")
+    )
+    max_length: int = field(default=1024, metadata=_help("longest row, in tokens of either side"))
+    fused_head: bool | str = field(
+        default="auto",
+        metadata=_help(
+            "never make the T x V logits: true | false | auto (where the model allows it)"
+        ),
+    )
+    student_dtype: str = field(
+        default="float32",
+        metadata=_help("type of the student's weights: auto | float32 | bfloat16"),
+    )
+    teacher_dtype: str = field(
+        default="auto",
+        metadata=_help(
+            "type of the teacher's weights: auto (as stored) | float32 | bfloat16 | float16"
+        ),
+    )
+    student_revision: str | None = field(
+        default=None, metadata=_help("commit or branch of the student on the hub")
+    )
+    teacher_revision: str | None = field(
+        default=None, metadata=_help("commit or branch of the teacher on the hub")
+    )
+    chat_template_kwargs: dict[str, Any] = field(
+        default_factory=dict, metadata=_help("passed to the student's chat template")
+    )
+    teacher_chat_template_kwargs: dict[str, Any] = field(
+        default_factory=dict, metadata=_help("passed to the teacher's chat template")
+    )
+    divergence_steps: int = field(
+        default=0,
+        metadata=_help(
+            "measure the teacher divergence every so many steps; 0: before and after only"
+        ),
+    )
+    divergence_samples: int = field(
+        default=8, metadata=_help("texts sampled from the teacher per kind of prompt")
+    )
+    divergence_tokens: int = field(
+        default=128, metadata=_help("longest sample, in tokens of the teacher")
+    )
+
+    # Other defaults than transformers': each for a reason that the name below states.
+    learning_rate: float = field(default=2e-5, metadata=_help("peak learning rate, per step"))
+    lr_scheduler_type: str = field(
+        default="cosine", metadata=_help("shape of the learning rate over the run")
+    )
+    warmup_steps: float = field(
+        default=0.05, metadata=_help("warm-up: steps, or below 1 the share of all steps")
+    )
+    logging_steps: float = field(default=10, metadata=_help("write metrics every so many steps"))
+    save_total_limit: int | None = field(default=2, metadata=_help("whole checkpoints to keep"))
+    bf16: bool | None = field(
+        default=None,
+        metadata=_help("bfloat16 arithmetic over float32 weights; unset: where the GPU has it"),
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata=_help("always false: a log that hides NaN lies")
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata=_help("always false: rows are read by the collator")
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False,
+        metadata=_help(
+            "false: the fused head's gradients reach the weights outside the wrapped forward"
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        """Resolves and checks all settings.
+
+        Raises:
+            ConfigError: Lists every setting that is wrong, not only the first.
+        """
+        if self.bf16 is None:
+            self.bf16 = (
+                not self.use_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+            )
+        self.objectives = parse_objectives(self.objectives)
+        for name in ("chat_template_kwargs", "teacher_chat_template_kwargs"):
+            setattr(self, name, _as_dict(name, getattr(self, name)))
+        if self.data_seed is None:
+            self.data_seed = self.seed
+        problems = self._problems()
+        if problems:
+            raise ConfigError("; ".join(problems))
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise ConfigError(f"{error}") from error
+        if self.n_gpu > 1:
+            logger.warning(
+                "%d GPUs are visible to one process and one is used; start with `torchrun "
+                "--nproc_per_node=%d` to use them all",
+                self.n_gpu,
+                self.n_gpu,
+            )
+            self._n_gpu = 1
+
+    def _problems(self) -> list[str]:
+        """Says, one line each, which settings are wrong and what to set instead."""
+        checks = {
+            f"loss_on is {self.loss_on!r}: {' | '.join(LOSS_ON)}": self.loss_on not in LOSS_ON,
+            f"max_length is {self.max_length!r}: at least 2 tokens": not _at_least(
+                self.max_length, 2
+            ),
+            f"fused_head is {self.fused_head!r}: true | false | auto": self.fused_head
+            not in (True, False, "auto"),
+            f"student_dtype is {self.student_dtype!r}: {' | '.join(DTYPES[:3])}": self.student_dtype
+            not in DTYPES[:3],
+            f"teacher_dtype is {self.teacher_dtype!r}: {' | '.join(DTYPES)}": self.teacher_dtype
+            not in DTYPES,
+            f"divergence_steps is {self.divergence_steps!r}: at least 0": not _at_least(
+                self.divergence_steps, 0
+            ),
+            f"divergence_samples is {self.divergence_samples!r}: at least 1": not _at_least(
+                self.divergence_samples, 1
+            ),
+            f"divergence_tokens is {self.divergence_tokens!r}: at least 1": not _at_least(
+                self.divergence_tokens, 1
+            ),
+            "auto_find_batch_size changes the batch, and so the run, unseen: set "
+            "per_device_train_batch_size and gradient_accumulation_steps": (
+                self.auto_find_batch_size
+            ),
+            "fp16 rescales losses and skips steps by itself: set bf16": bool(self.fp16),
+            "fsdp and deepspeed write pickles and shard the head; they are not supported yet: "
+            "leave them unset (several GPUs work through torchrun)": bool(
+                self.fsdp or self.deepspeed
+            ),
+            "label_smoothing_factor does not apply to distillation: leave it at 0": (
+                self.label_smoothing_factor != 0
+            ),
+            "logging_nan_inf_filter hides losses that are not finite: leave it false": (
+                self.logging_nan_inf_filter
+            ),
+            "remove_unused_columns would remove the text: leave it false": (
+                self.remove_unused_columns
+            ),
+            "save_only_model saves what cannot be resumed: leave it false": self.save_only_model,
+            "ignore_data_skip would train on some rows twice after a resume: leave it false": (
+                self.ignore_data_skip
+            ),
+        }
+        return [line for line, wrong in checks.items() if wrong]
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> "DistillConfig":
+        """Makes a config of plain values; a key that is no setting is an error.
+
+        Raises:
+            ConfigError: Lists the unknown keys, each with the nearest setting, and wrong types.
+        """
+        fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+        problems = [unknown_key("training", key, fields) for key in settings if key not in fields]
+        problems += [
+            f"training.{key} is {value!r}, expected {wanted}"
+            for key, value in settings.items()
+            if key in fields and (wanted := _wrong_type(fields[key], value))
+        ]
+        if problems:
+            raise ConfigError("; ".join(problems))
+        return cls(**settings)
+
+    def resolved(self) -> dict[str, Any]:
+        """The settings that change a step, as plain JSON values; no token is among them."""
+        fields = {f.name for f in dataclasses.fields(self) if f.init} - _HARMLESS
+        plain = json.loads(json.dumps(self.to_dict(), default=str))
+        return {name: plain[name] for name in sorted(fields) if name in plain}
+
+
+def own_settings() -> tuple[str, ...]:
+    """Names of the settings that `TrainingArguments` does not have."""
+    theirs = {f.name for f in dataclasses.fields(TrainingArguments)}
+    return tuple(f.name for f in dataclasses.fields(DistillConfig) if f.name not in theirs)
+
+
+def parse_objectives(value: Any) -> dict[str, dict[str, Any]]:
+    """Resolves the objectives to `{name: {"weight": w, option: value, ...}}`.
+
+    Example:
+        >>> parse_objectives({"alm": {"temperature": 10}})
+        {'alm': {'weight': 1.0, 'temperature': 10}}
+
+    Raises:
+        ConfigError: It is neither a name, names joined by +, nor a mapping; or a weight is not a
+            positive number.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        value = _as_dict("objectives", value)
+    if isinstance(value, str):
+        value = {name.strip(): {} for name in value.split("+")}
+    if not isinstance(value, dict) or not value or not all(value):
+        raise ConfigError(
+            f"objectives is {value!r}, expected a name, names joined by + or a mapping such as "
+            f"{{alm: {{weight: 1.0, temperature: 100}}}}; `crosstill methods` lists the names"
+        )
+    resolved = {}
+    for name, options in value.items():
+        options = {"weight": options} if _is_number(options) else dict(options or {})
+        weight = options.pop("weight", 1.0)
+        if not _is_number(weight) or not 0 < weight < float("inf"):
+            raise ConfigError(f"objectives.{name}.weight is {weight!r}, expected a number above 0")
+        resolved[name] = {"weight": float(weight), **options}
+    return resolved
+
+
+def unknown_key(where: str, key: str, known: Any) -> str:
+    """Says that a key is unknown, and the nearest known one."""
+    near = difflib.get_close_matches(str(key), list(known), n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known)[:12])}"
+    return f"{where}.{key} is not a setting: {hint}" if where else f"{key} is not a key: {hint}"
+
+
+def _wrong_type(setting: dataclasses.Field, value: Any) -> str | None:
+    """Names the expected type where a value has clearly another one."""
+    default = setting.default
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    if isinstance(default, int) and setting.type is int:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return None if whole else "a whole number"
+    if isinstance(default, float):
+        return None if _is_number(value) else "a number"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _at_least(value: Any, least: int) -> bool:
+    return _is_number(value) and value >= least
+
+
+def _as_dict(name: str, value: Any) -> dict[str, Any]:
+    """Takes a dict, or the JSON text of one as it comes from a command line."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ConfigError(
+                f"{name} is {value!r}, expected a mapping or JSON: {error}"
+            ) from error
+    if value is not None and not isinstance(value, dict):
+        raise ConfigError(f"{name} is {value!r}, expected a mapping")
+    return value or {}
