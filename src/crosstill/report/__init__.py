@@ -1,0 +1,1 @@
+"""What a run looks like: one self-contained HTML page, made from the files of the run folder."""
