@@ -1,0 +1,1 @@
+"""Rows from files, and batches of rows paired between two tokenizers."""

@@ -1,0 +1,220 @@
+"""One row for two models: rendered on both sides, aligned, cut to length, as arrays.
+
+Chat templates differ in what they show of a row (one strips a content, one leaves a system turn
+out). Before alignment both sides are narrowed to what both show, in characters of the row itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from crosstill.align.chunks import RowAlignment, align_rendered
+from crosstill.errors import AlignmentError
+from crosstill.text.encode import TextEncoder
+from crosstill.text.render import Part, Rendered, render
+from crosstill.text.rows import LossOn, RowError
+
+IGNORED = -100
+
+
+@dataclass(frozen=True, eq=False)
+class PairedRow:
+    """One row as arrays; token positions are the two models' own.
+
+    Attributes:
+        student_ids: int64 [Ts].
+        student_labels: int64 [Ts], the id where it is taught by plain cross-entropy, else -100.
+        student_chunk: int64 [Ts], supervised chunk of each token from 0 on, else -1.
+        teacher_ids: int64 [Tt].
+        teacher_chunk: int64 [Tt].
+        student_bytes: Bytes of content the student's kept tokens spell.
+        aligned_bytes: Those of them in a chunk, supervised or not.
+        cut_bytes: Bytes of content that truncation took away.
+    """
+
+    student_ids: np.ndarray
+    student_labels: np.ndarray
+    student_chunk: np.ndarray
+    teacher_ids: np.ndarray
+    teacher_chunk: np.ndarray
+    student_bytes: int
+    aligned_bytes: int
+    cut_bytes: int
+
+
+def pair_row(
+    row: Mapping[str, Any],
+    student: TextEncoder,
+    teacher: TextEncoder,
+    *,
+    max_length: int,
+    loss_on: LossOn = "completion",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    teacher_chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> PairedRow:
+    """The row as both models read it, with the chunks they share.
+
+    Where a side exceeds `max_length` tokens, both are cut behind the last chunk that ends within
+    it on both sides: both lose the same bytes, and no character is cut in two.
+
+    Raises:
+        RowError: The row cannot be used; `reason` names the way.
+        ConfigError: A chat row, and a tokenizer without a chat template.
+    """
+    student_side = render(row, student, loss_on=loss_on, chat_template_kwargs=chat_template_kwargs)
+    teacher_side = render(
+        row, teacher, loss_on=loss_on, chat_template_kwargs=teacher_chat_template_kwargs
+    )
+    try:
+        alignment = align_rendered(*narrow_to_shared(student_side, teacher_side))
+    except AlignmentError as error:
+        raise RowError("unaligned", str(error)) from error
+    student_kept, teacher_kept = _lengths(alignment, max_length)
+    row_arrays = _arrays(student_side, teacher_side, alignment, student_kept, teacher_kept)
+    if not (row_arrays.student_chunk >= 0).any():
+        raise _nothing_taught(student_side, alignment, max_length)
+    return row_arrays
+
+
+def _nothing_taught(student: Rendered, alignment: RowAlignment, max_length: int) -> RowError:
+    if not any(part.supervised for part in student.parts):
+        return RowError(
+            "unsupervised", "expected something to teach, got a row without it under loss_on."
+        )
+    if not alignment.supervised.any():
+        return RowError(
+            "unaligned", "expected a chunk that both models can be asked about, got none."
+        )
+    return RowError(
+        "too_long",
+        f"expected something to teach within max_length={max_length} tokens, got a row of "
+        f"{len(student.ids)} student tokens that teaches only later.",
+    )
+
+
+def _lengths(alignment: RowAlignment, max_length: int) -> tuple[int, int]:
+    """How many tokens of each side are kept: all, or up to the last shared end that fits."""
+    sizes = len(alignment.student_chunk), len(alignment.teacher_chunk)
+    if max(sizes) <= max_length:
+        return sizes
+    n = len(alignment.supervised)
+    ends = [_chunk_ends(side, n) for side in (alignment.student_chunk, alignment.teacher_chunk)]
+    fitting = int(np.sum((ends[0] <= max_length) & (ends[1] <= max_length)))
+    if fitting == 0:
+        raise RowError(
+            "too_long",
+            f"expected the first shared chunk within max_length={max_length} tokens, got rows of "
+            f"{sizes[0]} student and {sizes[1]} teacher tokens without one.",
+        )
+    return int(ends[0][fitting - 1]), int(ends[1][fitting - 1])
+
+
+def _chunk_ends(chunk: np.ndarray, n: int) -> np.ndarray:
+    """One past the last token of each of `n` chunks."""
+    ends = np.zeros(n, np.int64)
+    inside = np.flatnonzero(chunk >= 0)
+    np.maximum.at(ends, chunk[inside], inside + 1)
+    return ends
+
+
+def _arrays(
+    student: Rendered,
+    teacher: Rendered,
+    alignment: RowAlignment,
+    student_kept: int,
+    teacher_kept: int,
+) -> PairedRow:
+    number = np.where(alignment.supervised, np.cumsum(alignment.supervised) - 1, -1)
+    number = np.append(number, -1).astype(np.int64)  # index -1: outside every chunk
+    lengths = np.diff(student.byte_ends, prepend=0)[:student_kept]
+    kept_end = int(student.byte_ends[student_kept - 1]) if student_kept else 0
+    contents = [part for part in student.parts if part.kind == "content"]
+    kept = sum(max(min(part.end, kept_end) - part.start, 0) for part in contents)
+    return PairedRow(
+        student_ids=np.asarray(student.ids[:student_kept], np.int64),
+        student_labels=labels(student)[:student_kept],
+        student_chunk=number[alignment.student_chunk[:student_kept]],
+        teacher_ids=np.asarray(teacher.ids[:teacher_kept], np.int64),
+        teacher_chunk=number[alignment.teacher_chunk[:teacher_kept]],
+        student_bytes=kept,
+        aligned_bytes=int(lengths[alignment.student_chunk[:student_kept] >= 0].sum()),
+        cut_bytes=sum(part.end - part.start for part in contents) - kept,
+    )
+
+
+def labels(rendered: Rendered) -> np.ndarray:
+    """int64 [T]: the ids of tokens wholly inside what is taught, -100 elsewhere.
+
+    A token that also spells template text or a prompt is not taught; nor is the first token,
+    which nothing predicts.
+    """
+    ids = np.asarray(rendered.ids, np.int64)
+    ends = rendered.byte_ends
+    starts = np.concatenate(([0], ends[:-1])) if len(ends) else ends
+    special = rendered.encoder.bytes.special[ids] if len(ids) else np.zeros(0, bool)
+    taught = np.zeros(len(ids), bool)
+    for part in rendered.parts:
+        if not part.supervised:
+            continue
+        if part.kind == "special":
+            taught[part.start : part.end] = True
+        else:  # a token without bytes (a bare prefix space) belongs to what follows it
+            inside = (starts >= part.start) & (ends <= part.end) & (starts < part.end)
+            taught |= inside & ~special
+    taught[:1] = False
+    return np.where(taught, ids, IGNORED)
+
+
+def narrow_to_shared(student: Rendered, teacher: Rendered) -> tuple[Rendered, Rendered]:
+    """Both sides with content parts cut down to what both show of the row.
+
+    Parts are intersected in characters of each message's content; the k-th shared stretch gets
+    message number k on both sides. Special tokens stay as they are.
+    """
+    shown: list[tuple[int, int, Part, Part]] = []
+    for i, own in enumerate(student.parts):
+        for j, other in enumerate(teacher.parts):
+            if own.kind == other.kind == "content" and own.message == other.message:
+                start = max(own.offset, other.offset)
+                end = min(own.offset + len(own.text), other.offset + len(other.text))
+                if start < end:
+                    number = len(shown)
+                    ours = _narrowed(own, start, end, number, student.encoder)
+                    shown.append(
+                        (i, j, ours, _narrowed(other, start, end, number, teacher.encoder))
+                    )
+    return (
+        replace(student, parts=_shown_only(student.parts, [(i, p) for i, _, p, _ in shown])),
+        replace(teacher, parts=_shown_only(teacher.parts, [(j, p) for _, j, _, p in shown])),
+    )
+
+
+def _shown_only(parts: Sequence[Part], shown: Sequence[tuple[int, Part]]) -> tuple[Part, ...]:
+    """The parts in their order, contents replaced by what is shown of them."""
+    out: list[Part] = []
+    for index, part in enumerate(parts):
+        narrowed = [part] if part.kind == "special" else [p for i, p in shown if i == index]
+        out += sorted(narrowed, key=lambda p: p.start)
+    return tuple(out)
+
+
+def _narrowed(part: Part, start: int, end: int, number: int, encoder: TextEncoder) -> Part:
+    """The part from character `start` to `end` of its message's content."""
+    a, b = start - part.offset, end - part.offset
+    if a == 0 and b == len(part.text):
+        return replace(part, message=number)
+    pieces = part.text[:a], part.text[a:b], part.text[b:]
+    normalization = encoder.normalization
+    before, inside, after = (len(normalization.spelled(piece)) for piece in pieces)
+    if before + inside + after != part.end - part.start:
+        raise RowError(
+            "unspellable",
+            "expected stripped spaces to be rewritten by themselves, got a normaliser that joins "
+            "them with the text beside them.",
+        )
+    first = part.start + before
+    return replace(
+        part, message=number, text=pieces[1], start=first, end=first + inside, offset=start
+    )
