@@ -41,8 +41,8 @@ TEXTS = (
     "The cat sat on the mat, and the other cats sat on the other mats.",
     "Hello world! How are you today?  I am fine, thank you.\n\nGoodbye, world.\n",
     "def add(a, b):\n    return a + b\n\n\nprint(add(1, 22))\n",
-    "Der Gr\u00f6\u00dfe nach: \u00fcber, \u00e4hnlich, sch\u00f6n. L'\u00e9t\u00e9 \u00e0 No\u00ebl, gar\u00e7on.",
-    "\u6771\u4eac\u306f\u65e5\u672c\u306e\u9996\u90fd\u3067\u3059\u3002 \u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645 \U0001f600\U0001f680",
+    "Der Größe nach: über, ähnlich, schön. L'été à Noël, garçon.",
+    "東京は日本の首都です。 مرحبا بالعالم 😀🚀",
 )
 """What the tiny tokenizers are trained on unless told otherwise."""
 
