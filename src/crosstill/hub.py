@@ -70,8 +70,9 @@ def load_model(
     patterns = (*_CONFIG_FILES, *_WEIGHT_FILES)
     folder = _checked_folder(name_or_path, patterns, revision, trust_remote_code)
     check_weights(folder, name_or_path)
+    loader: Any = AutoModelForCausalLM
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = loader.from_pretrained(
             str(folder),
             dtype=dtype,
             device_map=device_map,
@@ -175,8 +176,7 @@ def load_dataset(
     config: str | None = None,
     split: str | None = None,
     revision: str | None = None,
-    streaming: bool = False,
-) -> "datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset":
+) -> "datasets.Dataset | datasets.DatasetDict":
     """Load a data set from the hub. Local files are read by `crosstill.data.read`.
 
     Raises:
@@ -185,11 +185,11 @@ def load_dataset(
         DataError: its files cannot be read.
     """
     import datasets
+    from datasets.exceptions import DatasetGenerationError
 
+    loader: Any = datasets.load_dataset
     try:
-        return datasets.load_dataset(
-            name, config, split=split, revision=revision, streaming=streaming
-        )
+        return loader(name, config, split=split, revision=revision)
     except (FileNotFoundError, ConnectionError, ValueError) as error:
         raise ConfigError(
             f"the data set {name!r} cannot be loaded: {first_line(error)}. Check the name, the "
@@ -202,7 +202,7 @@ def load_dataset(
             f"the data set {name!r} is a Python script, and scripts are not run. Use its parquet "
             f"files, or a local file."
         ) from error
-    except datasets.exceptions.DatasetGenerationError as error:
+    except DatasetGenerationError as error:
         raise DataError(f"the files of data set {name!r} are damaged: {first_line(error)}") from (
             error
         )
@@ -299,8 +299,9 @@ def _gguf_file(name_or_path: str | Path) -> Path | None:
 def _load_gguf_model(file: Path, dtype: "torch.dtype | str") -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
+    loader: Any = AutoModelForCausalLM
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = loader.from_pretrained(
             str(file.parent),
             gguf_file=file.name,
             dtype="float32" if dtype == "auto" else dtype,

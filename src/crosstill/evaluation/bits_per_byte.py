@@ -1,0 +1,177 @@
+"""Bits per byte: how well a model predicts text, on a scale that every tokenizer shares.
+
+Perplexity per token cannot compare two models whose tokenizers differ: a tokenizer with longer
+tokens has fewer and harder predictions. The number of bytes of a text does not depend on who reads
+it. So the log-probabilities of all tokens are added up and divided by the bytes of the text: with
+this code a compressor that uses the model would need so many bits for each byte.
+
+What is counted:
+
+- Every byte of the text, the first included: the text is conditioned on the beginning-of-text
+  token if the tokenizer adds one by itself, else on the end-of-text token if there is one. If the
+  tokenizer has neither, the first token has no likelihood and neither its nats nor its bytes count.
+- The bytes of the text as it was given, in UTF-8. Where a tokenizer normalises the text (NFC ...),
+  its model scores the normalised text, but the divisor stays the same for all models.
+
+What is not:
+
+- The end of the text. Predicting it is one more event, spread over no byte.
+- Other ways to cut the same text into tokens. Each model scores its own canonical tokenization; the
+  true probability of the bytes is the sum over all tokenizations, so the number is an upper bound.
+- Rows of the output head that no token uses: they get no probability.
+"""
+
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crosstill.errors import DataError
+from crosstill.evaluation.prompts import Prompt, opening, seam
+from crosstill.evaluation.scoring import Sequence, sequence_nats
+from crosstill.text.encode import TextEncoder, text_encoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    Tokenizer = PreTrainedTokenizerFast | TextEncoder
+
+MAX_LENGTH = 2048
+TOKENS_PER_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model makes of texts.
+
+    Attributes:
+        nats: -log p of each text, float64 `[N]`.
+        bytes: the bytes of each text that were scored, int64 `[N]`.
+    """
+
+    nats: np.ndarray
+    bytes: np.ndarray
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Total bits over total bytes; nan where nothing was scored."""
+        return bits(self.nats.sum(), self.bytes.sum())
+
+
+def bits(nats: float, num_bytes: float) -> float:
+    """Convert nats over some bytes to bits per byte; nan for no bytes.
+
+    Example:
+        >>> round(bits(nats=2.0794415, num_bytes=3), 6)
+        1.0
+    """
+    return float(nats / np.log(2) / num_bytes) if num_bytes else float("nan")
+
+
+def bits_per_byte(model: "PreTrainedModel", tokenizer: "Tokenizer", texts: Rows[str]) -> float:
+    """Compute the bits per byte of a causal language model on texts.
+
+    The sum of the bits of all texts over the sum of their bytes: long texts weigh more.
+
+    Args:
+        model: a causal language model of `transformers`, wrapped by PEFT or not.
+        tokenizer: its own fast tokenizer.
+        texts: plain texts; empty ones count nothing. Texts longer than 2048 tokens (or than the
+            model's window) are read in overlapping windows, each token scored once.
+
+    Returns:
+        Bits per byte, at least 0; nan where there is no byte to score.
+
+    Raises:
+        DataError: a text has characters that the tokenizer cannot spell.
+        TokenizerError: the tokenizer's bytes cannot be read.
+
+    Source: module docstring for what is counted; `score_texts` for the numbers of each text.
+    """
+    return score_texts(model, tokenizer, texts).bits_per_byte
+
+
+def score_texts(
+    model: "PreTrainedModel",
+    tokenizer: "Tokenizer",
+    texts: Rows[str],
+    *,
+    max_length: int = MAX_LENGTH,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+) -> Scores:
+    """Compute nats and bytes of each text, as `bits_per_byte` counts them.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its own fast tokenizer.
+        texts: plain texts.
+        max_length: longest window in tokens; the model's own limit holds as well.
+        tokens_per_batch: padded tokens that run at a time; memory grows with it.
+    """
+    return score(
+        model,
+        tokenizer,
+        [("", text) for text in texts],
+        max_length=max_length,
+        tokens_per_batch=tokens_per_batch,
+    )
+
+
+def score(
+    model: "PreTrainedModel",
+    tokenizer: "Tokenizer",
+    pairs: Rows[tuple[Prompt, str]],
+    *,
+    max_length: int = MAX_LENGTH,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+) -> Scores:
+    """Compute nats and bytes of responses given their prompts.
+
+    Prompt and response are one text and are tokenised together, as the model would read them. The
+    tokens that end after the prompt's last byte count. A token that straddles the seam counts
+    with its whole log-probability: it holds bytes of the response, and its share cannot be told.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its own fast tokenizer.
+        pairs: (prompt, response). A prompt is plain text, or a list of chat messages, which goes
+            through the model's own chat template up to where the assistant speaks.
+        max_length: longest window in tokens; the model's own limit holds as well.
+        tokens_per_batch: padded tokens that run at a time; memory grows with it.
+
+    Raises:
+        ConfigError: chat messages, but the tokenizer has no chat template.
+        DataError: a text has characters that the tokenizer cannot spell.
+    """
+    encoder = text_encoder(tokenizer)
+    rows = [_row(encoder, prompt, response, i) for i, (prompt, response) in enumerate(pairs)]
+    limit = model.config.get_text_config().to_dict().get("max_position_embeddings") or max_length
+    nats = sequence_nats(
+        model,
+        [sequence for sequence, _ in rows],
+        vocab_size=encoder.vocab_size,
+        max_length=min(max_length, limit),
+        tokens_per_batch=tokens_per_batch,
+    )
+    return Scores(nats, np.array([num_bytes for _, num_bytes in rows], dtype=np.int64))
+
+
+def _row(encoder: TextEncoder, prompt: Prompt, response: str, index: int) -> tuple[Sequence, int]:
+    """Tokenise one prompt with its response: which tokens count, how many bytes they are."""
+    head, tail = opening(prompt, encoder)
+    ids = encoder.encode(tail + response)
+    if encoder.bytes.unknown_id is not None and encoder.bytes.unknown_id in ids:
+        raise DataError(
+            f"text {index} has characters that the tokenizer cannot spell (it answers with its "
+            f"unknown token): {response[:60]!r}. Its bits per byte are not defined; leave it out."
+        )
+    num_bytes = len(response.encode())
+    ends = encoder.bytes.ends(ids)
+    first = int(np.searchsorted(ends, seam(encoder, tail, response), side="right"))
+    if not response:
+        first = len(ids)
+    if not head and first == 0 and ids:
+        first = 1
+        num_bytes = max(num_bytes - (int(ends[0]) - len(encoder.normalization.prefix)), 0)
+    return Sequence([*head, *ids], len(head) + first, lead=min(len(head), 1)), num_bytes

@@ -1,0 +1,1 @@
+"""Putting a model on another tokenizer: initial embeddings, and export."""

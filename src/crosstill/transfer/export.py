@@ -1,0 +1,82 @@
+"""Saving a model with its tokenizer, whole or not at all, so that plain transformers reads it."""
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from crosstill import hub
+from crosstill.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+def export(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerFast",
+    path: str | Path,
+    *,
+    verify: bool = True,
+) -> Path:
+    """Save a model and its tokenizer as a Hugging Face folder: safetensors and JSON.
+
+    The files are written beside their final place, read back and compared, and the folder is then
+    renamed: an interrupted export leaves no half-written folder under the final name. What is
+    already there is never deleted.
+
+    Args:
+        model: a causal language model. Merge an adapter first (`merge_and_unload`).
+        tokenizer: its fast tokenizer.
+        path: the folder; it must not exist, or be empty.
+        verify: load the folder again and compare every number; needs memory for a second copy.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: the folder exists with files in it, or what was read back differs.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise CheckpointError(
+            f"{path} exists and is not an empty folder; nothing there is overwritten. Give "
+            f"another path, or move it away."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished")
+    try:
+        model.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+        if verify:
+            _verify(model, tokenizer, draft)
+        for file in sorted(draft.rglob("*")):
+            _flush(file)
+        _flush(draft)
+        draft.replace(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    _flush(path.parent)
+    return path
+
+
+def _verify(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
+    """Read a folder back and compare tensors and the tokenizer with those in memory."""
+    found = hub.load_model(folder).state_dict()
+    for name, value in model.state_dict().items():
+        if name not in found or not torch.equal(found[name].cpu(), value.cpu()):
+            raise CheckpointError(f"{folder}: the tensor {name} was not saved as it is in memory")
+    theirs = hub.load_tokenizer(folder)
+    if theirs.get_vocab() != tokenizer.get_vocab():
+        raise CheckpointError(f"{folder}: the tokenizer was not saved as it is in memory")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
