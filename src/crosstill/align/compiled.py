@@ -1,0 +1,130 @@
+"""The loops of `kernel`, compiled with numba. Imported on first use, because numba is slow to load.
+
+The meaning of every array is told in `kernel`; the numpy functions there compute the same.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+
+def _jit(function: Callable) -> Any:
+    try:
+        return njit(cache=True)(function)
+    except RuntimeError:  # no folder to keep compiled code in: compile again in each process
+        return njit(function)
+
+
+@_jit
+def _skip(at, start, end):
+    """The next token at or after `at` that covers something."""
+    while at < start.shape[0] and (start[at] < 0 or start[at] >= end[at]):
+        at += 1
+    return at
+
+
+@_jit
+def _stretches(student_start, student_end, teacher_start, teacher_end, chunk_start, chunk_end):
+    """Writes the stretch of every chunk by two pointers; returns how many there are."""
+    n = 0
+    i = _skip(0, student_start, student_end)
+    j = _skip(0, teacher_start, teacher_end)
+    while i < student_start.shape[0] and j < teacher_start.shape[0]:
+        start = student_start[i]
+        if start < teacher_start[j]:
+            i = _skip(i + 1, student_start, student_end)
+            continue
+        if start > teacher_start[j]:
+            j = _skip(j + 1, teacher_start, teacher_end)
+            continue
+        student_at, teacher_at = student_end[i], teacher_end[j]
+        i = _skip(i + 1, student_start, student_end)
+        j = _skip(j + 1, teacher_start, teacher_end)
+        # Grow the side that ends earlier. If it has a gap there, no point up to the other side's
+        # end can start a chunk either, so nothing is lost by going on behind it.
+        while student_at != teacher_at:
+            if student_at < teacher_at:
+                if i == student_start.shape[0] or student_start[i] != student_at:
+                    break
+                student_at = student_end[i]
+                i = _skip(i + 1, student_start, student_end)
+            else:
+                if j == teacher_start.shape[0] or teacher_start[j] != teacher_at:
+                    break
+                teacher_at = teacher_end[j]
+                j = _skip(j + 1, teacher_start, teacher_end)
+        if student_at == teacher_at:
+            chunk_start[n], chunk_end[n] = start, student_at
+            n += 1
+    return n
+
+
+@_jit
+def _label(start, end, chunk_start, chunk_end, n):
+    """The chunk of every token, -1 for tokens of none."""
+    out = np.full(start.shape[0], -1, np.int32)
+    k = 0
+    for i in range(start.shape[0]):
+        if start[i] < 0:
+            continue
+        while k < n and chunk_end[k] <= start[i]:
+            k += 1
+        if k < n and chunk_start[k] <= start[i] and end[i] <= chunk_end[k]:
+            out[i] = k
+        elif start[i] == end[i] and k > 0 and chunk_end[k - 1] == start[i]:
+            out[i] = k - 1
+    return out
+
+
+@_jit
+def chunk_ids(student_start, student_end, teacher_start, teacher_end):
+    """See `kernel.chunk_ids`."""
+    room = min(student_start.shape[0], teacher_start.shape[0])
+    chunk_start, chunk_end = np.empty(room, np.int64), np.empty(room, np.int64)
+    n = _stretches(student_start, student_end, teacher_start, teacher_end, chunk_start, chunk_end)
+    student_chunk = _label(student_start, student_end, chunk_start, chunk_end, n)
+    teacher_chunk = _label(teacher_start, teacher_end, chunk_start, chunk_end, n)
+    return student_chunk, teacher_chunk, n
+
+
+@_jit
+def _surplus(ids, lengths, n_bytes):
+    """How many bytes more than `n_bytes` the tokens spell."""
+    total = -n_bytes
+    for i in range(ids.shape[0]):
+        total += lengths[ids[i]]
+    return total
+
+
+@_jit
+def tiled_chunk_ids(student_ids, student_lengths, teacher_ids, teacher_lengths, n_bytes):
+    """See `kernel.tiled_chunk_ids`."""
+    student_extra = _surplus(student_ids, student_lengths, n_bytes)
+    teacher_extra = _surplus(teacher_ids, teacher_lengths, n_bytes)
+    n_student, n_teacher = student_ids.shape[0], teacher_ids.shape[0]
+    student_chunk = np.empty(n_student, np.int32)
+    teacher_chunk = np.empty(n_teacher, np.int32)
+    n, i, j, last = 0, 0, 0, 0
+    student_at, teacher_at = -student_extra, -teacher_extra
+    while i < n_student or j < n_teacher:
+        if j == n_teacher or (i < n_student and student_at <= teacher_at):
+            student_at += student_lengths[student_ids[i]]
+            student_chunk[i] = n
+            i += 1
+        else:
+            teacher_at += teacher_lengths[teacher_ids[j]]
+            teacher_chunk[j] = n
+            j += 1
+        if student_at == teacher_at and student_at > last:
+            last = student_at
+            n += 1
+    # What spells nothing after the last byte belongs to the last chunk.
+    while i > 0 and student_chunk[i - 1] == n:
+        i -= 1
+        student_chunk[i] = n - 1
+    while j > 0 and teacher_chunk[j - 1] == n:
+        j -= 1
+        teacher_chunk[j] = n - 1
+    return student_chunk, teacher_chunk, n, student_extra, teacher_extra

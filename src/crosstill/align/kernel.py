@@ -1,0 +1,155 @@
+"""The loops of alignment in time O(T): compiled with numba, or the same in numpy where that fails.
+
+Both sides are given as token coordinates on one common line: token i covers `[start[i], end[i])`,
+and `start[i] == -1` says that the token is outside the line. Coordinates never decrease along a
+side and tokens do not overlap.
+
+A chunk is a stretch `[a, b)` of the line that both sides tile completely with whole tokens and
+that no point inside splits on both sides at once. So a chunk starts and ends where both sides have
+a token edge; what lies across a seam, a gap or the end of one side belongs to no chunk, and the
+next shared edge starts afresh. A token of length zero (a prefix space that stands alone) never
+makes a chunk: it goes into the chunk that starts there or spans it, else into the one that ends
+there.
+"""
+
+from functools import lru_cache
+from types import ModuleType
+
+import numpy as np
+
+Chunked = tuple[np.ndarray, np.ndarray, int]
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> ModuleType | None:
+    try:
+        from crosstill.align import compiled
+    except ImportError:  # no numba for this Python version or platform
+        return None
+    return compiled
+
+
+def chunk_ids(
+    student_start: np.ndarray,
+    student_end: np.ndarray,
+    teacher_start: np.ndarray,
+    teacher_end: np.ndarray,
+) -> Chunked:
+    """Gives every token of both sides the index of its chunk.
+
+    Args:
+        student_start: int [Ts], where each student token starts on the common line; -1 outside.
+        student_end: int [Ts], where it ends (exclusive).
+        teacher_start: int [Tt], as `student_start`.
+        teacher_end: int [Tt], as `student_end`.
+
+    Returns:
+        `(student_chunk int32 [Ts], teacher_chunk int32 [Tt], n)`: chunk indices from 0 to n - 1 in
+        the order of the line, -1 for tokens in no chunk.
+
+    Example:
+        "ab", "cd" against "a", "bc", "d": no shared edge but the two ends.
+
+        >>> import numpy as np
+        >>> student, teacher, n = chunk_ids(*map(np.array, ([0, 2], [2, 4], [0, 1, 3], [1, 3, 4])))
+        >>> student.tolist(), teacher.tolist(), n
+        ([0, 0], [0, 0, 0], 1)
+    """
+    lines = [
+        np.ascontiguousarray(line, np.int64)
+        for line in (student_start, student_end, teacher_start, teacher_end)
+    ]
+    compiled = _compiled()
+    return compiled.chunk_ids(*lines) if compiled else chunk_ids_numpy(*lines)
+
+
+def tiled_chunk_ids(
+    student_ids: np.ndarray,
+    student_lengths: np.ndarray,
+    teacher_ids: np.ndarray,
+    teacher_lengths: np.ndarray,
+    n_bytes: int,
+) -> tuple[np.ndarray, np.ndarray, int, int, int]:
+    """As `chunk_ids`, where both sides spell the same `n_bytes` end to end: from ids alone.
+
+    Args:
+        student_ids: int64 [Ts].
+        student_lengths: int32 [Vs], bytes that each student token spells.
+        teacher_ids: int64 [Tt].
+        teacher_lengths: int32 [Vt].
+        n_bytes: length of the text.
+
+    Returns:
+        `(student_chunk, teacher_chunk, n, student_extra, teacher_extra)`. The two last are the
+        bytes either side spells beyond the text; they are taken to stand before it (the prefix
+        space of some tokenizers). The caller must check them: with any other surplus the chunks
+        mean nothing.
+    """
+    compiled = _compiled()
+    run = compiled.tiled_chunk_ids if compiled else tiled_chunk_ids_numpy
+    return run(student_ids, student_lengths, teacher_ids, teacher_lengths, n_bytes)
+
+
+def chunk_ids_numpy(
+    student_start: np.ndarray,
+    student_end: np.ndarray,
+    teacher_start: np.ndarray,
+    teacher_end: np.ndarray,
+) -> Chunked:
+    """`chunk_ids` without numba: O(T log T), no loop over tokens."""
+    student, teacher = (
+        (start[solid], end[solid])
+        for start, end in ((student_start, student_end), (teacher_start, teacher_end))
+        for solid in [(start >= 0) & (end > start)]
+    )
+    shared = np.intersect1d(np.concatenate(student), np.concatenate(teacher))
+    lengths = np.diff(shared)
+    whole = (np.diff(_covered(student, shared)) == lengths) & (
+        np.diff(_covered(teacher, shared)) == lengths
+    )
+    chunk_start, chunk_end = shared[:-1][whole], shared[1:][whole]
+    student_chunk = _label(student_start, student_end, chunk_start, chunk_end)
+    teacher_chunk = _label(teacher_start, teacher_end, chunk_start, chunk_end)
+    return student_chunk, teacher_chunk, len(chunk_start)
+
+
+def tiled_chunk_ids_numpy(
+    student_ids: np.ndarray,
+    student_lengths: np.ndarray,
+    teacher_ids: np.ndarray,
+    teacher_lengths: np.ndarray,
+    n_bytes: int,
+) -> tuple[np.ndarray, np.ndarray, int, int, int]:
+    """`tiled_chunk_ids` without numba."""
+    lines, extras = [], []
+    for ids, lengths in ((student_ids, student_lengths), (teacher_ids, teacher_lengths)):
+        ends = np.concatenate([[0], np.cumsum(lengths[ids], dtype=np.int64)])
+        extras.append(int(ends[-1]) - n_bytes)
+        edges = np.maximum(ends - extras[-1], 0)
+        lines += [edges[:-1], edges[1:]]
+    return *chunk_ids_numpy(*lines), extras[0], extras[1]
+
+
+def _covered(side: tuple[np.ndarray, np.ndarray], points: np.ndarray) -> np.ndarray:
+    """How much of the line before each point the side's tokens cover; points are token edges."""
+    start, end = side
+    total = np.concatenate([[0], np.cumsum(end - start)])
+    return total[np.searchsorted(end, points, side="right")]
+
+
+def _label(
+    start: np.ndarray, end: np.ndarray, chunk_start: np.ndarray, chunk_end: np.ndarray
+) -> np.ndarray:
+    """The chunk of every token, -1 for tokens of none."""
+    n = len(chunk_start)
+    out = np.full(len(start), -1, np.int32)
+    if n == 0:
+        return out
+    k = np.searchsorted(chunk_end, start, side="right")
+    here = np.minimum(k, n - 1)
+    inside = (k < n) & (start >= chunk_start[here]) & (end <= chunk_end[here]) & (start >= 0)
+    before = np.maximum(k - 1, 0)
+    trailing = ~inside & (start == end) & (k > 0) & (chunk_end[before] == start) & (start >= 0)
+    out[inside] = k[inside]
+    out[trailing] = before[trailing]
+    return out

@@ -1,0 +1,86 @@
+"""Properties of the chunk kernel on arbitrary lines: gaps, outside tokens, empty tokens."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle.alignment import chunk_of_tokens, chunks_of_line
+
+from crosstill.align import compiled, kernel
+
+
+@st.composite
+def lines(draw, gaps=True):
+    """Token coordinates of one side: mostly end to end, some empty, outside or after a gap."""
+    at, tokens = 0, []
+    for length, jump in draw(
+        st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9)), max_size=24)
+    ):
+        if gaps and jump == 9:
+            tokens.append((-1, -1))
+        if gaps and jump >= 7:
+            at += jump - 6
+        tokens.append((at, at + length))
+        at += length
+    return tokens
+
+
+def arrays(side):
+    return np.array([s for s, _ in side], np.int64), np.array([e for _, e in side], np.int64)
+
+
+@settings(max_examples=300, deadline=None)
+@given(lines(), lines())
+def test_both_forms_equal_the_oracle(student, teacher):
+    chunks = chunks_of_line(student, teacher)
+    expected = chunk_of_tokens(student, chunks), chunk_of_tokens(teacher, chunks), len(chunks)
+    for function in (compiled.chunk_ids, kernel.chunk_ids_numpy):
+        student_chunk, teacher_chunk, n = function(*arrays(student), *arrays(teacher))
+        assert (student_chunk.tolist(), teacher_chunk.tolist(), n) == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(lines(), lines())
+def test_symmetric(student, teacher):
+    forth = kernel.chunk_ids(*arrays(student), *arrays(teacher))
+    back = kernel.chunk_ids(*arrays(teacher), *arrays(student))
+    assert forth[2] == back[2]
+    assert forth[0].tolist() == back[1].tolist()
+    assert forth[1].tolist() == back[0].tolist()
+
+
+@settings(max_examples=200, deadline=None)
+@given(lines(gaps=False))
+def test_a_side_against_itself_gives_a_chunk_a_token(side):
+    solid = [token for token in side if token[0] < token[1]]
+    student_chunk, teacher_chunk, n = kernel.chunk_ids(*arrays(side), *arrays(side))
+    assert n == len(solid)
+    assert student_chunk.tolist() == teacher_chunk.tolist()
+
+
+@settings(max_examples=300, deadline=None)
+@given(lines(gaps=False), lines(gaps=False), st.integers(0, 3), st.integers(0, 3))
+def test_tiled_form_equals_the_general_one(student, teacher, student_prefix, teacher_prefix):
+    lengths = np.arange(64, dtype=np.int32)
+    total = min(sum(e - s for s, e in side) for side in (student, teacher))
+    sides, coordinates = [], []
+    for side, prefix in ((student, student_prefix), (teacher, teacher_prefix)):
+        ids = [prefix] + [e - s for s, e in side]
+        while sum(ids) > total + prefix:  # make both sides spell the same number of bytes
+            ids[-1] -= min(ids[-1], sum(ids) - total - prefix)
+            if ids[-1] == 0:
+                ids.pop()
+        ends = np.concatenate([[0], np.cumsum(ids)]) - prefix
+        sides.append(np.array(ids))
+        coordinates += [np.maximum(ends[:-1], 0), np.maximum(ends[1:], 0)]
+    expected = [array.tolist() for array in chunk_of_arrays(coordinates)]
+    for function in (compiled.tiled_chunk_ids, kernel.tiled_chunk_ids_numpy):
+        *chunks, n, student_extra, teacher_extra = function(
+            sides[0], lengths, sides[1], lengths, total
+        )
+        assert [c.tolist() for c in chunks] == expected
+        assert n == len(set(expected[0]) - {-1})
+        assert (student_extra, teacher_extra) == (student_prefix, teacher_prefix)
+
+
+def chunk_of_arrays(coordinates):
+    return compiled.chunk_ids(*coordinates)[:2]
