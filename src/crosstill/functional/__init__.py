@@ -6,12 +6,28 @@ are in nats; every loss is a `LossSum`: a total and a count, to be divided once.
 
 from crosstill.functional.chunk import chunk_loglikelihood, merge_chunks
 from crosstill.functional.divergences import DIVERGENCES, binarised_divergence
-from crosstill.functional.losses import LossSum, alm_loss, sft_loss
+from crosstill.functional.fused import (
+    ChunkTerm,
+    FusedLoss,
+    HeadMatrix,
+    LabelTerm,
+    fused_head,
+    head_logprobs,
+)
+from crosstill.functional.losses import LossSum, TeacherChunks, alm_loss, sft_loss, teacher_chunks
 from crosstill.functional.numerics import log1mexp
 from crosstill.functional.scores import boundary_logmass, token_logprobs
 
 __all__ = [
     "DIVERGENCES",
+    "ChunkTerm",
+    "FusedLoss",
+    "HeadMatrix",
+    "LabelTerm",
+    "TeacherChunks",
+    "fused_head",
+    "head_logprobs",
+    "teacher_chunks",
     "LossSum",
     "alm_loss",
     "binarised_divergence",

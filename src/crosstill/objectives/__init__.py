@@ -1,0 +1,186 @@
+"""The objectives: published training losses by name.
+
+`methods()` says what exists; `create` makes one from its options; `create_mix` makes a weighted
+sum of several from a mapping as a recipe holds it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from crosstill.errors import ConfigError
+from crosstill.objectives.alm import Alm, AlmOptions
+from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores
+from crosstill.objectives.mix import Mix, MixLoss
+from crosstill.objectives.sft import Sft
+
+__all__ = [
+    "AlmOptions",
+    "MethodInfo",
+    "Mix",
+    "MixLoss",
+    "Objective",
+    "OptionInfo",
+    "PairBatch",
+    "Signal",
+    "StudentScores",
+    "create",
+    "create_mix",
+    "methods",
+    "register",
+]
+
+_REGISTRY: dict[str, type[Objective]] = {}
+_AnyObjective = TypeVar("_AnyObjective", bound=type[Objective])
+
+
+@dataclass(frozen=True)
+class OptionInfo:
+    """One option of an objective: its name, default and one line of help."""
+
+    name: str
+    default: object
+    help: str
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What `crosstill methods` says of an objective.
+
+    Attributes:
+        name: how recipes call it.
+        paper: where it was published.
+        needs: what it reads from the teacher, sorted.
+        options: name, default and help of each option.
+        cost: one line on what it costs.
+        choose: one line on when to choose it.
+        fusable: it runs without ever holding the logits of a whole batch.
+    """
+
+    name: str
+    paper: str
+    needs: tuple[str, ...]
+    options: tuple[OptionInfo, ...]
+    cost: str
+    choose: str
+    fusable: bool
+
+
+def register(objective: _AnyObjective) -> _AnyObjective:
+    """Add an objective's class under its name; usable as a decorator.
+
+    Raises:
+        ConfigError: the name is taken, or an option lacks a default or a help text.
+    """
+    if objective.name in _REGISTRY:
+        raise ConfigError(
+            f"objective {objective.name!r} is already registered by "
+            f"{_REGISTRY[objective.name].__qualname__}; choose another name"
+        )
+    for option in fields(objective.options_type):
+        _option(objective.name, option)
+    _REGISTRY[objective.name] = objective
+    return objective
+
+
+def methods() -> list[MethodInfo]:
+    """List the objectives that exist, by name.
+
+    Example:
+        >>> [method.name for method in methods()]
+        ['alm', 'sft']
+    """
+    return [
+        MethodInfo(
+            name=name,
+            paper=objective.paper,
+            needs=tuple(sorted(objective.needs)),
+            options=tuple(_option(name, option) for option in fields(objective.options_type)),
+            cost=objective.cost,
+            choose=objective.choose,
+            fusable=objective.fusable,
+        )
+        for name, objective in sorted(_REGISTRY.items())
+    ]
+
+
+def create(name: str, **options: Any) -> Objective:
+    """Make an objective from its name and options.
+
+    Raises:
+        ConfigError: no objective or option has that name (the nearest one is named), or a value
+            is of the wrong type or out of range.
+
+    Example:
+        >>> create("alm", temperature=5.0).options.temperature
+        5.0
+    """
+    if name not in _REGISTRY:
+        raise ConfigError(_unknown("objective", name, list(_REGISTRY)))
+    objective = _REGISTRY[name]
+    known = {option.name: option for option in fields(objective.options_type)}
+    for key, value in options.items():
+        if key not in known:
+            raise ConfigError(_unknown(f"option of {name}", key, list(known)))
+        options[key] = _checked(f"{name}.{key}", value, known[key].default)
+    return objective(objective.options_type(**options))
+
+
+def create_mix(
+    objectives: Mapping[str, Mapping[str, Any]],
+    *,
+    boundary_mask: Tensor | None = None,
+    vocab_size: int | None = None,
+) -> Mix:
+    """Make a mix from a mapping: objective -> its options and, among them, its weight (1.0).
+
+    Args:
+        objectives: for instance `{"alm": {"temperature": 5.0}, "sft": {"weight": 0.5}}`.
+        boundary_mask: as in `Mix`.
+        vocab_size: as in `Mix`.
+
+    Raises:
+        ConfigError: as `create` and `Mix`.
+
+    Example:
+        >>> create_mix({"sft": {"weight": 0.5}}).objectives["sft"][1]
+        0.5
+    """
+    made = {}
+    for name, options in objectives.items():
+        weight = _checked(f"{name}.weight", options.get("weight", 1.0), 1.0)
+        rest = {key: value for key, value in options.items() if key != "weight"}
+        made[name] = (create(name, **rest), weight)
+    return Mix(made, boundary_mask=boundary_mask, vocab_size=vocab_size)
+
+
+def _option(method: str, option: Field) -> OptionInfo:
+    if option.default is MISSING or not option.metadata.get("help"):
+        raise ConfigError(
+            f"option {option.name!r} of objective {method!r} needs a default and metadata['help']"
+        )
+    return OptionInfo(option.name, option.default, option.metadata["help"])
+
+
+def _checked(where: str, value: Any, default: Any) -> Any:
+    """Return the value in the type of the default; a whole number may stand for a float."""
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, type(default)):
+        raise ConfigError(
+            f"{where} must be a {type(default).__name__}, such as {default!r}; got {value!r}"
+        )
+    return value
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"there is no {kind} called {name!r}; {hint}known: {', '.join(sorted(known)) or 'none'}"
+
+
+register(Alm)
+register(Sft)

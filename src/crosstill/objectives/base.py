@@ -1,0 +1,162 @@
+"""What every objective is: a published training loss with a name, its needs and its options.
+
+An objective sees tensors only. It never sees a tokenizer, a configuration file, a process group
+or a logger. Axes: B sequences, Ts student tokens, Tt teacher tokens, V vocabulary, N rows.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from crosstill.errors import ConfigError
+from crosstill.functional.chunk import last_positions
+from crosstill.functional.fused import ChunkTerm, LabelTerm
+from crosstill.functional.losses import LossSum, supervised_tokens
+from crosstill.functional.scores import row_logmass, row_logprobs
+
+PairBatch = Mapping[str, Tensor]
+"""A collated batch: student_input_ids, student_labels, student_chunk, teacher_chunk and more."""
+
+
+class Signal(Protocol):
+    """What a teacher gave for a batch: nats for each teacher token."""
+
+    @property
+    def logprob(self) -> Tensor:
+        """[B, Tt]: log p(token t | tokens before t)."""
+        ...
+
+    @property
+    def boundary(self) -> Tensor:
+        """[B, Tt]: log of the mass of boundary tokens after token t."""
+        ...
+
+
+class StudentScores:
+    """The student's logits for one batch, and what objectives read from them, each made once.
+
+    Only rows that something supervised reads are taken out of the logits, so no other row gets a
+    gradient, and what stands in them (`-inf` and NaN too) has no effect.
+
+    Args:
+        logits: [B, Ts, V], raw, in any floating dtype.
+        batch: the batch they belong to.
+        boundary_mask: bool, one for each id of the student; None if no objective needs it.
+        vocab_size: number of ids the student's tokenizer knows; surplus columns are cut.
+    """
+
+    def __init__(
+        self,
+        logits: Float[Tensor, "B Ts V"],
+        batch: PairBatch,
+        *,
+        boundary_mask: Bool[Tensor, " mask"] | None = None,
+        vocab_size: int | None = None,
+    ) -> None:
+        self.logits = logits[..., :vocab_size]
+        self._batch = batch
+        self._boundary_mask = boundary_mask
+
+    @cached_property
+    def token_logprob(self) -> Float[Tensor, "B Ts"]:
+        """Nats, of every token that has a label or a chunk; 0.0 elsewhere."""
+        batch = self._batch
+        read = supervised_tokens(batch["student_labels"]) | (batch["student_chunk"] >= 0)
+        row, position = read[:, 1:].nonzero(as_tuple=True)
+        target = batch["student_input_ids"][row, position + 1]
+        scores = row_logprobs(self.logits[row, position], target)
+        return self._spread(scores, row, position + 1)
+
+    @cached_property
+    def boundary(self) -> Float[Tensor, "B Ts"]:
+        """Nats, log-mass of the boundary tokens after every chunk's last token; 0.0 elsewhere.
+
+        Raises:
+            ConfigError: the scores were made without a boundary mask.
+        """
+        if self._boundary_mask is None:
+            raise ConfigError(
+                "this objective reads the student's boundary mass, but no boundary_mask was given; "
+                "pass token_bytes(student_tokenizer).boundary() to Mix"
+            )
+        chunk = self._batch["student_chunk"]
+        end = last_positions(chunk, max(chunk.shape[1], self._batch["teacher_chunk"].shape[1]))
+        row, index = (end >= 0).nonzero(as_tuple=True)
+        position = end[row, index]
+        mask = self._boundary_mask.to(self.logits.device)[: self.logits.shape[-1]]
+        return self._spread(row_logmass(self.logits[row, position], mask), row, position)
+
+    def _spread(
+        self, scores: Float[Tensor, " N"], row: Int64[Tensor, " N"], position: Int64[Tensor, " N"]
+    ) -> Float[Tensor, "B Ts"]:
+        empty = scores.new_zeros(self.logits.shape[:2])
+        return empty.index_put((row, position), scores)
+
+
+class Objective(ABC):
+    """One published training loss.
+
+    Attributes:
+        name: how recipes call it.
+        paper: where it was published.
+        needs: what it reads: "token_logprob", "boundary", "top_k", "logits", "hidden".
+        options_type: a frozen dataclass; every field has a default and `metadata["help"]`.
+        cost: one line on what it costs beyond the student's own step.
+        choose: one line on when to choose it.
+        fusable: it can be computed by `functional.fused_head`.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+    options_type: ClassVar[type]
+    cost: ClassVar[str]
+    choose: ClassVar[str]
+    fusable: ClassVar[bool] = False
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def count(self, batch: PairBatch, signal: Signal) -> Float[Tensor, ""]:
+        """Count what `loss` will sum over, before the student has run."""
+
+    @abstractmethod
+    def loss(self, student: StudentScores, batch: PairBatch, signal: Signal) -> LossSum:
+        """Sum the loss over the batch; the count equals that of `count`."""
+
+    def fused_term(
+        self, batch: PairBatch, signal: Signal, scale: Float[Tensor, ""]
+    ) -> ChunkTerm | LabelTerm:
+        """Say what `functional.fused_head` has to compute, if the objective is `fusable`.
+
+        Args:
+            batch: the collated batch.
+            signal: the teacher's.
+            scale: weight divided by the global count.
+
+        Raises:
+            ConfigError: the objective cannot be fused.
+        """
+        raise ConfigError(f"objective {self.name!r} has no fused form; use Mix.from_logits")
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """The options of an objective that has none."""
+
+
+def zero_count(like: Tensor) -> Float[Tensor, ""]:
+    """Return a count of zero on the device of a tensor.
+
+    Example:
+        >>> zero_count(torch.ones(2))
+        tensor(0.)
+    """
+    return torch.zeros((), device=like.device)
