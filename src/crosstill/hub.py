@@ -80,6 +80,7 @@ def load_model(
             local_files_only=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported, and then refused with their names
         )
     except Exception as error:
         # transformers raises many types here; all of them mean that the folder is not usable.
