@@ -15,7 +15,7 @@ from torch import Tensor
 from crosstill.data.pairs import IGNORED, PairedRow, pair_row
 from crosstill.errors import ConfigError
 from crosstill.text.encode import TextEncoder
-from crosstill.text.rows import LossOn, RowError, check_loss_on
+from crosstill.text.rows import LossOn, RowFault, check_loss_on
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +45,10 @@ class PairCollator:
     | `student_labels` | int64 [B, Ts] | ids taught by cross-entropy, -100 elsewhere |
     | `student_chunk`, `teacher_chunk` | int64 [B, T] | supervised chunk of the row, or -1 |
     | `row_index` | int64 [B] | the row's `row_index`, or -1 |
-    | `student_bytes`, `aligned_bytes`, `cut_bytes` | int64 [B] | bytes kept, in chunks, cut off |
+    | `student_bytes`, `aligned_bytes`, `cut_bytes` | int64 [B] | of what is taught |
     | `skipped` | int64 [R] | rows made empty, by `REASONS` |
 
+    Bytes are those of supervised content: kept, kept and in a supervised chunk, and cut off.
     An empty row is one token that attends to itself (no attention row may be empty), with no label
     and no chunk.
 
@@ -92,7 +93,7 @@ class PairCollator:
         for row in rows:
             try:
                 paired.append(self._pair(row))
-            except RowError as fault:
+            except RowFault as fault:
                 skipped[REASONS.index(fault.reason)] += 1
                 self._tell(fault)
                 paired.append(self._empty())
@@ -137,7 +138,7 @@ class PairCollator:
             cut_bytes=0,
         )
 
-    def _tell(self, fault: RowError) -> None:
+    def _tell(self, fault: RowFault) -> None:
         """Logs the first row of each reason; the rest is in the counts."""
         if fault.reason not in self._told:
             self._told.add(fault.reason)

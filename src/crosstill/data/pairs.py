@@ -1,20 +1,19 @@
 """One row for two models: rendered on both sides, aligned, cut to length, as arrays.
 
-Chat templates differ in what they show of a row (one strips a content, one leaves a system turn
-out). Before alignment both sides are narrowed to what both show, in characters of the row itself.
+Labels follow the student's own rendering alone; chunks are what both renderings share. Only
+supervised chunks get a number here, so that an objective sees nothing else.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from crosstill.align.chunks import RowAlignment, align_rendered
-from crosstill.errors import AlignmentError
+from crosstill.align.rows import RowAlignment, align_rendered
 from crosstill.text.encode import TextEncoder
-from crosstill.text.render import Part, Rendered, render
-from crosstill.text.rows import LossOn, RowError
+from crosstill.text.render import Rendered, render
+from crosstill.text.rows import LossOn, RowFault
 
 IGNORED = -100
 
@@ -29,9 +28,9 @@ class PairedRow:
         student_chunk: int64 [Ts], supervised chunk of each token from 0 on, else -1.
         teacher_ids: int64 [Tt].
         teacher_chunk: int64 [Tt].
-        student_bytes: Bytes of content the student's kept tokens spell.
-        aligned_bytes: Those of them in a chunk, supervised or not.
-        cut_bytes: Bytes of content that truncation took away.
+        student_bytes: Bytes of supervised content that the student's kept tokens spell.
+        aligned_bytes: Those of them in a supervised chunk.
+        cut_bytes: Bytes of supervised content that truncation took away.
     """
 
     student_ids: np.ndarray
@@ -60,17 +59,14 @@ def pair_row(
     it on both sides: both lose the same bytes, and no character is cut in two.
 
     Raises:
-        RowError: The row cannot be used; `reason` names the way.
+        RowFault: The row cannot be used; `reason` names the way.
         ConfigError: A chat row, and a tokenizer without a chat template.
     """
     student_side = render(row, student, loss_on=loss_on, chat_template_kwargs=chat_template_kwargs)
     teacher_side = render(
         row, teacher, loss_on=loss_on, chat_template_kwargs=teacher_chat_template_kwargs
     )
-    try:
-        alignment = align_rendered(*narrow_to_shared(student_side, teacher_side))
-    except AlignmentError as error:
-        raise RowError("unaligned", str(error)) from error
+    alignment = align_rendered(student_side, teacher_side)
     student_kept, teacher_kept = _lengths(alignment, max_length)
     row_arrays = _arrays(student_side, teacher_side, alignment, student_kept, teacher_kept)
     if not (row_arrays.student_chunk >= 0).any():
@@ -78,16 +74,16 @@ def pair_row(
     return row_arrays
 
 
-def _nothing_taught(student: Rendered, alignment: RowAlignment, max_length: int) -> RowError:
+def _nothing_taught(student: Rendered, alignment: RowAlignment, max_length: int) -> RowFault:
     if not any(part.supervised for part in student.parts):
-        return RowError(
+        return RowFault(
             "unsupervised", "expected something to teach, got a row without it under loss_on."
         )
     if not alignment.supervised.any():
-        return RowError(
+        return RowFault(
             "unaligned", "expected a chunk that both models can be asked about, got none."
         )
-    return RowError(
+    return RowFault(
         "too_long",
         f"expected something to teach within max_length={max_length} tokens, got a row of "
         f"{len(student.ids)} student tokens that teaches only later.",
@@ -103,7 +99,7 @@ def _lengths(alignment: RowAlignment, max_length: int) -> tuple[int, int]:
     ends = [_chunk_ends(side, n) for side in (alignment.student_chunk, alignment.teacher_chunk)]
     fitting = int(np.sum((ends[0] <= max_length) & (ends[1] <= max_length)))
     if fitting == 0:
-        raise RowError(
+        raise RowFault(
             "too_long",
             f"expected the first shared chunk within max_length={max_length} tokens, got rows of "
             f"{sizes[0]} student and {sizes[1]} teacher tokens without one.",
@@ -130,16 +126,17 @@ def _arrays(
     number = np.append(number, -1).astype(np.int64)  # index -1: outside every chunk
     lengths = np.diff(student.byte_ends, prepend=0)[:student_kept]
     kept_end = int(student.byte_ends[student_kept - 1]) if student_kept else 0
-    contents = [part for part in student.parts if part.kind == "content"]
+    contents = [p for p in student.parts if p.kind == "content" and p.supervised]
     kept = sum(max(min(part.end, kept_end) - part.start, 0) for part in contents)
+    student_chunk = number[alignment.student_chunk[:student_kept]]
     return PairedRow(
         student_ids=np.asarray(student.ids[:student_kept], np.int64),
         student_labels=labels(student)[:student_kept],
-        student_chunk=number[alignment.student_chunk[:student_kept]],
+        student_chunk=student_chunk,
         teacher_ids=np.asarray(teacher.ids[:teacher_kept], np.int64),
         teacher_chunk=number[alignment.teacher_chunk[:teacher_kept]],
         student_bytes=kept,
-        aligned_bytes=int(lengths[alignment.student_chunk[:student_kept] >= 0].sum()),
+        aligned_bytes=int(lengths[student_chunk >= 0].sum()),
         cut_bytes=sum(part.end - part.start for part in contents) - kept,
     )
 
@@ -165,56 +162,3 @@ def labels(rendered: Rendered) -> np.ndarray:
             taught |= inside & ~special
     taught[:1] = False
     return np.where(taught, ids, IGNORED)
-
-
-def narrow_to_shared(student: Rendered, teacher: Rendered) -> tuple[Rendered, Rendered]:
-    """Both sides with content parts cut down to what both show of the row.
-
-    Parts are intersected in characters of each message's content; the k-th shared stretch gets
-    message number k on both sides. Special tokens stay as they are.
-    """
-    shown: list[tuple[int, int, Part, Part]] = []
-    for i, own in enumerate(student.parts):
-        for j, other in enumerate(teacher.parts):
-            if own.kind == other.kind == "content" and own.message == other.message:
-                start = max(own.offset, other.offset)
-                end = min(own.offset + len(own.text), other.offset + len(other.text))
-                if start < end:
-                    number = len(shown)
-                    ours = _narrowed(own, start, end, number, student.encoder)
-                    shown.append(
-                        (i, j, ours, _narrowed(other, start, end, number, teacher.encoder))
-                    )
-    return (
-        replace(student, parts=_shown_only(student.parts, [(i, p) for i, _, p, _ in shown])),
-        replace(teacher, parts=_shown_only(teacher.parts, [(j, p) for _, j, _, p in shown])),
-    )
-
-
-def _shown_only(parts: Sequence[Part], shown: Sequence[tuple[int, Part]]) -> tuple[Part, ...]:
-    """The parts in their order, contents replaced by what is shown of them."""
-    out: list[Part] = []
-    for index, part in enumerate(parts):
-        narrowed = [part] if part.kind == "special" else [p for i, p in shown if i == index]
-        out += sorted(narrowed, key=lambda p: p.start)
-    return tuple(out)
-
-
-def _narrowed(part: Part, start: int, end: int, number: int, encoder: TextEncoder) -> Part:
-    """The part from character `start` to `end` of its message's content."""
-    a, b = start - part.offset, end - part.offset
-    if a == 0 and b == len(part.text):
-        return replace(part, message=number)
-    pieces = part.text[:a], part.text[a:b], part.text[b:]
-    normalization = encoder.normalization
-    before, inside, after = (len(normalization.spelled(piece)) for piece in pieces)
-    if before + inside + after != part.end - part.start:
-        raise RowError(
-            "unspellable",
-            "expected stripped spaces to be rewritten by themselves, got a normaliser that joins "
-            "them with the text beside them.",
-        )
-    first = part.start + before
-    return replace(
-        part, message=number, text=pieces[1], start=first, end=first + inside, offset=start
-    )

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from crosstill.text.encode import TextEncoder
 
-from crosstill.text.rows import Conversation, LossOn, RowError, check_loss_on, parse_row
+from crosstill.text.rows import Conversation, LossOn, RowFault, check_loss_on, parse_row
 from crosstill.text.templates import Located, locate
 
 
@@ -90,7 +90,7 @@ def render(
 
     Raises:
         ConfigError: A chat row, and no chat template.
-        RowError: The row cannot be used (its `reason` says which way).
+        RowFault: The row cannot be used (its `reason` says which way).
     """
     check_loss_on(loss_on)
     conversation = parse_row(row)
@@ -191,7 +191,7 @@ def _spell(
     """First byte and spelled bytes of each run, and the byte ends of all tokens.
 
     Raises:
-        RowError: `unknown_token` or `unspellable`.
+        RowFault: `unknown_token` or `unspellable`.
     """
     spelled, ends, base = [], [], 0
     for run in runs:
@@ -208,7 +208,7 @@ def _spell(
 
 def _spell_run(text: str, ids: Sequence[int], encoder: TextEncoder) -> tuple[bytes, np.ndarray]:
     if encoder.bytes.unknown_id is not None and encoder.bytes.unknown_id in ids:
-        raise RowError(
+        raise RowFault(
             "unknown_token", "expected a text that the tokenizer can spell, got an unknown token."
         )
     normalization = encoder.normalization
@@ -219,7 +219,7 @@ def _spell_run(text: str, ids: Sequence[int], encoder: TextEncoder) -> tuple[byt
     elif by_tokens == normalization.prefix + own:
         prefix = len(normalization.prefix)
     else:
-        raise RowError(
+        raise RowFault(
             "unspellable",
             f"expected the tokens to spell {own[:80]!r}, got {by_tokens[:80]!r}.",
         )
@@ -265,7 +265,7 @@ def _bytes_of(
     """Byte range of a content in the side's stream.
 
     Raises:
-        RowError: `unspellable`, when the normaliser joined the content with its surroundings.
+        RowFault: `unspellable`, when the normaliser joined the content with its surroundings.
     """
     for run, (base, own) in zip(runs, spelled, strict=True):
         if run.special or not run.start <= place.start <= place.end <= run.end:
@@ -278,7 +278,7 @@ def _bytes_of(
         if encoder.normalization.changes(text[run.start : run.end]):
             before, inside, after = (encoder.normalization.spelled(piece) for piece in pieces)
             if before + inside + after != own:
-                raise RowError(
+                raise RowFault(
                     "unspellable",
                     "expected a content to be rewritten by itself, got a normaliser that joins "
                     f"it with its surroundings: {pieces[1][:40]!r}.",

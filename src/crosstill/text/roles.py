@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from crosstill.errors import ConfigError
-from crosstill.text.rows import Conversation, Message, RowError
+from crosstill.text.rows import Conversation, Message, RowFault
 from crosstill.text.templates import Located, locate
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _specials_around(
     messages = tuple(Message(role, f"word{i}") for i, role in enumerate(roles))
     try:
         text, places = locate(tokenizer, Conversation(messages, False))
-    except (RowError, ConfigError):
+    except (RowFault, ConfigError):
         return _Turn()
     gaps = _gaps(tokenizer, text, places, special)
     end = tuple(

@@ -17,7 +17,7 @@ ROW_COLUMNS = ("messages", "prompt", "completion", "text", "tools", "chat_templa
 EXPECTED = 'a row with "messages", or "prompt" and "completion", or "text"'
 
 
-class RowError(DataError):
+class RowFault(DataError):  # noqa: N818  (a fault of a row, not of the program)
     """One row cannot be used; `reason` is the word it is counted under.
 
     Reasons raised here: `malformed`, `bad_unicode`, `empty`. Rendering adds `template`,
@@ -29,7 +29,7 @@ class RowError(DataError):
         self.reason = reason
 
     def __reduce__(self):
-        return RowError, (self.reason, str(self))
+        return RowFault, (self.reason, str(self))
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def parse_row(row: Mapping[str, Any]) -> Conversation:
     """The conversation that a row holds.
 
     Raises:
-        RowError: `malformed` (a missing field or a wrong type), `bad_unicode` (a lone surrogate,
+        RowFault: `malformed` (a missing field or a wrong type), `bad_unicode` (a lone surrogate,
             which has no UTF-8 form) or `empty` (no text at all).
 
     Example:
@@ -104,7 +104,7 @@ def parse_row(row: Mapping[str, Any]) -> Conversation:
         'text'
     """
     if not isinstance(row, Mapping):
-        raise RowError("malformed", f"expected {EXPECTED}, got {_show(row)}.")
+        raise RowFault("malformed", f"expected {EXPECTED}, got {_show(row)}.")
     given = {key: row[key] for key in ROW_COLUMNS if row.get(key) is not None}
     if "messages" in given:
         conversation = Conversation(
@@ -115,11 +115,11 @@ def parse_row(row: Mapping[str, Any]) -> Conversation:
     elif "text" in given:
         conversation = Conversation((Message("text", _text(given["text"], "text")),), True)
     else:
-        raise RowError(
+        raise RowFault(
             "malformed", f"expected {EXPECTED}, got the keys {sorted(map(str, row))[:12]}."
         )
     if not any(m.content or m.extra for m in conversation.messages):
-        raise RowError("empty", f"expected some text, got none in {_show(dict(row))}.")
+        raise RowFault("empty", f"expected some text, got none in {_show(dict(row))}.")
     return conversation
 
 
@@ -132,7 +132,7 @@ def _prompt_completion(given: Mapping[str, Any]) -> Conversation:
         )
         return Conversation(pieces, True, 1)
     if isinstance(prompt, str) or isinstance(completion, str):
-        raise RowError(
+        raise RowFault(
             "malformed",
             "expected prompt and completion to be both strings or both lists of messages, got "
             f"{type(prompt).__name__} and {type(completion).__name__}.",
@@ -148,12 +148,12 @@ def _template_inputs(given: Mapping[str, Any]) -> dict[str, Any]:
         try:
             tools = json.loads(tools) or None
         except ValueError as error:
-            raise RowError("malformed", f"expected tools to be JSON, got {error}.") from error
+            raise RowFault("malformed", f"expected tools to be JSON, got {error}.") from error
     if tools is not None and (isinstance(tools, Mapping) or not isinstance(tools, Sequence)):
-        raise RowError("malformed", f"expected tools to be a list, got {_show(tools)}.")
+        raise RowFault("malformed", f"expected tools to be a list, got {_show(tools)}.")
     kwargs = given.get("chat_template_kwargs") or {}
     if not isinstance(kwargs, Mapping):
-        raise RowError(
+        raise RowFault(
             "malformed", f"expected chat_template_kwargs to be a mapping, got {_show(kwargs)}."
         )
     return {
@@ -164,7 +164,7 @@ def _template_inputs(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _messages(value: Any, where: str) -> tuple[Message, ...]:
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence) or not value:
-        raise RowError(
+        raise RowFault(
             "malformed", f"{where}: expected a list of one message or more, got {_show(value)}."
         )
     return tuple(_message(item, f"{where}[{i}]") for i, item in enumerate(value))
@@ -172,7 +172,7 @@ def _messages(value: Any, where: str) -> tuple[Message, ...]:
 
 def _message(item: Any, where: str) -> Message:
     if not isinstance(item, Mapping) or not isinstance(item.get("role"), str):
-        raise RowError(
+        raise RowFault(
             "malformed",
             f'{where}: expected {{"role": string, "content": string}}, got {_show(item)}.',
         )
@@ -193,7 +193,7 @@ def _content(value: Any, where: str) -> str:
     if isinstance(value, str):
         return _text(value, where)
     if not isinstance(value, Sequence) or isinstance(value, bytes):
-        raise RowError(
+        raise RowFault(
             "malformed",
             f'{where}: expected a string or a list of {{"type": "text", "text": string}}, '
             f"got {_show(value)}.",
@@ -201,7 +201,7 @@ def _content(value: Any, where: str) -> str:
     texts = []
     for i, item in enumerate(value):
         if not isinstance(item, Mapping) or item.get("type") != "text":
-            raise RowError(
+            raise RowFault(
                 "malformed",
                 f'{where}[{i}]: expected {{"type": "text", "text": string}} (other kinds of '
                 f"content are not supported), got {_show(item)}.",
@@ -212,12 +212,12 @@ def _content(value: Any, where: str) -> str:
 
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
-        raise RowError("malformed", f"{where}: expected a string, got {_show(value)}.")
+        raise RowFault("malformed", f"{where}: expected a string, got {_show(value)}.")
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise RowError(
+            raise RowFault(
                 "bad_unicode",
                 f"{where}: expected valid Unicode, got the lone surrogate "
                 f"{value[error.start]!a} at character {error.start}.",

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from crosstill.errors import ConfigError
-from crosstill.text.rows import Conversation, RowError
+from crosstill.text.rows import Conversation, RowFault
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,7 +48,7 @@ def render_chat(
 
     Raises:
         ConfigError: The tokenizer has no chat template, or an argument is reserved.
-        RowError: `template`, when the template refuses the conversation or exceeds its limits.
+        RowFault: `template`, when the template refuses the conversation or exceeds its limits.
     """
     if not tokenizer.chat_template:
         raise ConfigError(
@@ -72,15 +72,15 @@ def render_chat(
     except (MemoryError, RecursionError, ImportError):
         raise
     except Exception as error:  # a template may raise anything, jinja's own errors included
-        raise RowError(
+        raise RowFault(
             "template",
             "expected the chat template to accept the conversation, got "
             f"{type(error).__name__}: {str(error)[:200]}.",
         ) from error
     if not isinstance(text, str):
-        raise RowError("template", f"expected a text, got {type(text).__name__}.")
+        raise RowFault("template", f"expected a text, got {type(text).__name__}.")
     if len(text) > _ROOM + 16 * sum(len(m.content or "") for m in conversation.messages):
-        raise RowError("template", f"expected a bounded rendering, got {len(text)} characters.")
+        raise RowFault("template", f"expected a bounded rendering, got {len(text)} characters.")
     return text
 
 
@@ -95,7 +95,7 @@ def locate(
     what is located is what stands there, and `Located.offset` says where that begins in the row.
 
     Raises:
-        RowError: `template`, when a content cannot be located for sure.
+        RowFault: `template`, when a content cannot be located for sure.
     """
     text = render_chat(tokenizer, conversation, chat_template_kwargs)
     whole = [
@@ -136,7 +136,7 @@ def _by_markers(
     )
     try:
         marked = render_chat(tokenizer, replace(conversation, messages=messages), kwargs)
-    except RowError:
+    except RowFault:
         return None
     cuts = list(re.finditer(re.escape(marker) + r"x(\d+)x", marked))
     order = [int(cut.group(1)) for cut in cuts]
@@ -202,7 +202,7 @@ def _by_search(text: str, pieces: Sequence[_Piece]) -> list[Located]:
         if not core:
             continue
         if text.count(core) != 1:
-            raise RowError(
+            raise RowFault(
                 "template",
                 f"expected message {message} once in what the chat template writes, got it "
                 f"{text.count(core)} times: the template rewrites contents.",
@@ -211,7 +211,7 @@ def _by_search(text: str, pieces: Sequence[_Piece]) -> list[Located]:
         skipped = len(content) - len(content.lstrip())
         found.append(Located(message, offset + skipped, start, start + len(core)))
     if any(a.end > b.start for a, b in pairwise(found)):
-        raise RowError("template", "expected messages in order, got the template's own order.")
+        raise RowFault("template", "expected messages in order, got the template's own order.")
     return found
 
 
