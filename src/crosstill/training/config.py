@@ -5,6 +5,7 @@ import difflib
 import json
 import logging
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -250,6 +251,11 @@ class DistillConfig(TrainingArguments):
             ),
         }
         return [line for line, wrong in checks.items() if wrong]
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return Path(str(self.output_dir))
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> "DistillConfig":

@@ -1,0 +1,73 @@
+"""Models and tokenizers as the trainer needs them, from names or from objects."""
+
+from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, set_seed
+
+from crosstill.errors import ConfigError
+from crosstill.hub import load_model, load_tokenizer
+from crosstill.text.encode import TextEncoder, text_encoder
+from crosstill.training.config import DistillConfig
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+Tokenizer = PreTrainedTokenizerFast | TextEncoder
+
+
+def resolve_student(
+    model: PreTrainedModel | str, tokenizer: Tokenizer | None, args: DistillConfig
+) -> tuple[PreTrainedModel, TextEncoder]:
+    """Loads the student where it is a name, and its tokenizer where none is given.
+
+    Raises:
+        ConfigError: A model without a tokenizer.
+    """
+    if isinstance(model, str):
+        tokenizer = tokenizer or load_tokenizer(model, revision=args.student_revision)
+        model = load_model(model, dtype=args.student_dtype, revision=args.student_revision)
+    if tokenizer is None:
+        raise ConfigError("the student is a model, so give its tokenizer too: processing_class")
+    return model, text_encoder(tokenizer)
+
+
+def resolve_teacher(
+    model: PreTrainedModel | str, tokenizer: Tokenizer | None, args: DistillConfig
+) -> tuple[PreTrainedModel, TextEncoder]:
+    """Loads the teacher where it is a name, and its tokenizer where none is given.
+
+    Raises:
+        ConfigError: A model without a tokenizer.
+    """
+    if isinstance(model, str):
+        tokenizer = tokenizer or load_tokenizer(model, revision=args.teacher_revision)
+        model = load_model(model, dtype=args.teacher_dtype, revision=args.teacher_revision)
+    if tokenizer is None:
+        raise ConfigError(
+            "the teacher is a model, so give its tokenizer too: teacher_processing_class"
+        )
+    return model, text_encoder(tokenizer)
+
+
+def adapted(
+    model: PreTrainedModel, peft_config: "PeftConfig | None", args: DistillConfig
+) -> PreTrainedModel:
+    """Puts an adapter on the student where one is asked for.
+
+    Raises:
+        ConfigError: No weight would be trained, or peft is not installed.
+    """
+    if peft_config is not None:
+        try:
+            from peft import get_peft_model
+        except ImportError as error:
+            raise ConfigError(
+                "peft_config needs the extra: pip install 'crosstill[peft]'"
+            ) from error
+        set_seed(args.seed)  # an adapter begins with random numbers
+        if args.activation_checkpointing:
+            model.enable_input_require_grads()
+        model = get_peft_model(model, peft_config)  # type: ignore[assignment]
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError("every weight of the student is frozen: nothing to train")
+    return model
