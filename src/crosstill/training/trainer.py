@@ -30,7 +30,11 @@ from crosstill.training import meters
 from crosstill.training.callbacks import MetricsFile, Progress
 from crosstill.training.checkpoint import Origin
 from crosstill.training.config import DistillConfig
-from crosstill.training.fingerprint import data_fingerprint, tokenizer_fingerprint
+from crosstill.training.fingerprint import (
+    data_fingerprint,
+    model_fingerprint,
+    tokenizer_fingerprint,
+)
 from crosstill.training.guard import GradientGuard, StepRows, check_loss
 from crosstill.training.rows import numbered
 from crosstill.training.saving import SavingTrainer
@@ -341,14 +345,12 @@ class DistillTrainer(SavingTrainer):
     def origin(self) -> Origin:
         """Fingerprints of settings, data, tokenizers and teacher; made once."""
         if self._origin is None:
-            from crosstill.evaluation.samples import fingerprint_model
-
             self._origin = Origin(
                 config=self.args.resolved(),
                 data=data_fingerprint(self._train_data),
                 student_tokenizer=tokenizer_fingerprint(_tokenizer(self.student_encoder)),
                 teacher_tokenizer=tokenizer_fingerprint(_tokenizer(self.teacher_encoder)),
-                teacher=fingerprint_model(self.teacher.model),
+                teacher=model_fingerprint(self.teacher.model),
                 world_size=self.accelerator.num_processes,
             )
         return self._origin
