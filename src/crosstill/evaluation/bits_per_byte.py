@@ -30,6 +30,7 @@ import numpy as np
 from crosstill.errors import DataError
 from crosstill.evaluation.prompts import Prompt, opening, seam
 from crosstill.evaluation.scoring import Sequence, sequence_nats
+from crosstill.teachers.local import known_ids
 from crosstill.text.encode import TextEncoder, text_encoder
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def score(
     nats = sequence_nats(
         model,
         [sequence for sequence, _ in rows],
-        vocab_size=encoder.vocab_size,
+        vocab_size=known_ids("model", model, encoder),
         max_length=min(max_length, limit),
         tokens_per_batch=tokens_per_batch,
     )

@@ -1,6 +1,6 @@
 """Nats of token sequences: the part that runs a model.
 
-Axes: B sequences, T tokens, V vocabulary, D hidden.
+Where the model's head can be split off, the logits of a batch never stand in memory as a whole.
 """
 
 from collections.abc import Iterator
@@ -9,14 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
 from crosstill.errors import ConfigError
+from crosstill.functional.fused import head_logprobs
+from crosstill.functional.scores import token_logprobs
 from crosstill.heads import HeadSplit, split_head
-
-# Rows of logits that exist at a time, in numbers: 2**25 float32 are 128 MiB.
-_LOGITS_AT_A_TIME = 2**25
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,8 @@ class Sequence:
 def windows(sequence: Sequence, limit: int) -> list[Sequence]:
     """Cut a sequence into windows of at most `limit` tokens that score each token exactly once.
 
-    Consecutive windows overlap, so that every scored token has at least `limit // 2` tokens of
-    context, or all there are. Each window opens with the lead: many models put much of their
+    Consecutive windows overlap by half, so that every scored token has about `limit / 2` tokens of
+    context at least, or all there are. Each window opens with the lead: many models put much of their
     attention on the beginning-of-text token and are lost without it.
     """
     if limit < 2:
@@ -125,35 +123,28 @@ def _batch_nats(
 ) -> list[float]:
     """Score one padded batch."""
     length = max(len(s.ids) for s in batch)
-    device = device_of(model)
     input_ids = torch.zeros(len(batch), length, dtype=torch.long)
     mask = torch.zeros(len(batch), length, dtype=torch.long)
+    scored = torch.zeros(len(batch), length, dtype=torch.bool)
     for row, sequence in enumerate(batch):
         input_ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
         mask[row, : len(sequence.ids)] = 1
-    input_ids, mask = input_ids.to(device), mask.to(device)
-    head = split if isinstance(split, HeadSplit) else None
-    if head is not None:
-        entering = head.hidden(model, input_ids, mask)
+        scored[row, sequence.first : len(sequence.ids)] = True
+    device = device_of(model)
+    input_ids, mask, scored = input_ids.to(device), mask.to(device), scored.to(device)
+    if isinstance(split, HeadSplit):
+        logprob, _ = head_logprobs(
+            split.hidden(model, input_ids, mask),
+            split.weight,
+            input_ids,
+            None,
+            bias=split.bias,
+            logit_scale=split.logit_scale,
+            softcap=split.softcap,
+            vocab_size=vocab_size,
+            needed=scored.roll(-1, dims=1),  # the row before a token predicts it
+        )
     else:
-        entering = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
-    values = _token_nats(entering[:, :-1], head, input_ids[:, 1:], vocab_size)
-    rows = zip(values.double().cpu(), batch, strict=True)
-    return [float(row[s.first - 1 : len(s.ids) - 1].sum()) for row, s in rows]
-
-
-def _token_nats(
-    entering: Float[Tensor, "B T D"],
-    head: HeadSplit | None,
-    target: Int[Tensor, "B T"],
-    vocab_size: int,
-) -> Float[Tensor, "B T"]:
-    """Compute -log p of each target from hidden states (or from logits), block by block."""
-    flat = entering.reshape(-1, entering.shape[-1])
-    rows = max(_LOGITS_AT_A_TIME // vocab_size, 1)
-    blocks = []
-    for hidden, ids in zip(flat.split(rows), target.reshape(-1).split(rows), strict=True):
-        logits = hidden if head is None else head.logits(hidden)
-        logits = logits[:, :vocab_size].float()
-        blocks.append(nn.functional.cross_entropy(logits, ids.to(logits.device), reduction="none"))
-    return torch.cat(blocks).reshape(target.shape)
+        logits = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
+        logprob = token_logprobs(logits, input_ids, vocab_size=vocab_size)
+    return (-logprob.double()).masked_fill(~scored, 0.0).sum(1).tolist()
