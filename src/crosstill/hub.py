@@ -96,7 +96,10 @@ def load_model(
 def load_tokenizer(
     name_or_path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> "PreTrainedTokenizerFast":
-    """Load a fast tokenizer from a folder, a `.gguf` file or the hub.
+    """Load a fast tokenizer from a folder, a `tokenizer.json`, a `.gguf` file or the hub.
+
+    A `tokenizer.json` alone names no special token as the end of a text or the like; where its
+    folder has a `tokenizer_config.json`, that is read as well.
 
     Raises:
         ConfigError: the folder or the name does not exist, or the hub cannot be reached.
@@ -105,6 +108,11 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
+    path = Path(name_or_path).expanduser()
+    if path.suffix == ".json" and path.is_file():
+        if path.name != "tokenizer.json" or not (path.parent / "tokenizer_config.json").is_file():
+            return _tokenizer_of_file(path)
+        name_or_path = path.parent
     gguf = _gguf_file(name_or_path)
     if gguf is not None:
         folder, more = gguf.parent, {"gguf_file": gguf.name}
@@ -128,6 +136,18 @@ def load_tokenizer(
             f"with transformers and save it."
         )
     return tokenizer
+
+
+def _tokenizer_of_file(file: Path) -> "PreTrainedTokenizerFast":
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        return PreTrainedTokenizerFast(tokenizer_file=str(file))
+    except Exception as error:
+        # the tokenizers library raises a bare Exception for what it cannot parse
+        raise TokenizerError(
+            f"{file} is not a tokenizer of the tokenizers library: {first_line(error)}"
+        ) from error
 
 
 def load_config(
