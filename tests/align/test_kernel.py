@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pytest
-from oracle.alignment import chunk_of_tokens, chunks_of_line
 
 from crosstill.align import compiled, kernel
+from oracle.alignment import chunk_of_tokens, chunks_of_line
 
 
 def run(student, teacher, function=kernel.chunk_ids):

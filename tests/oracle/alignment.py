@@ -59,3 +59,40 @@ def boundaries_of_original(text, spelled, ends):
         if head + tail == whole and len(head) in edges:
             found.add(len(text[:k].encode()))
     return found
+
+
+def places_of_edge(edge, pieces):
+    """All positions of the original text that an edge in the rewritten one can stand for.
+
+    `pieces` are `(o0, o1, n0, n1, unchanged)` in order, tiling both texts.
+    """
+    seams = [(0, 0)] + [(o1, n1) for _, o1, _, n1, _ in pieces]
+    there = [old for old, new in seams if new == edge]
+    if there:
+        return set(range(min(there), max(there) + 1))
+    for o0, _, n0, n1, unchanged in pieces:
+        if n0 < edge < n1:
+            return {o0 + edge - n0} if unchanged else set()
+    raise AssertionError("edge outside the text")
+
+
+def most_chunks(student_edges, student_pieces, teacher_edges, teacher_pieces):
+    """The largest number of chunks that cut both rewritings at the same places of the original.
+
+    A chunk holds at least one token of each side and one byte of the original text. None is
+    possible if a side spells nothing.
+    """
+    if len(student_edges) < 2 or len(teacher_edges) < 2:
+        return 0
+    places = [
+        {edge: places_of_edge(edge, pieces) for edge in edges}
+        for edges, pieces in ((student_edges, student_pieces), (teacher_edges, teacher_pieces))
+    ]
+    last_place = student_pieces[-1][1]
+    best = {}  # (student edge, teacher edge, place) -> longest chain of meetings that ends there
+    for s in student_edges:
+        for t in teacher_edges:
+            for place in places[0][s] & places[1][t]:
+                earlier = [n for (a, b, c), n in best.items() if a < s and b < t and c < place]
+                best[s, t, place] = 1 + max(earlier, default=0)
+    return best[student_edges[-1], teacher_edges[-1], last_place] - 1

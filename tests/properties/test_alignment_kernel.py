@@ -3,9 +3,9 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle.alignment import chunk_of_tokens, chunks_of_line
 
 from crosstill.align import compiled, kernel
+from oracle.alignment import chunk_of_tokens, chunks_of_line
 
 
 @st.composite

@@ -10,13 +10,12 @@ from typing import Any
 
 from crosstill.align.chunks import AlignedFraction, Alignment
 from crosstill.align.kernel import chunk_ids
-from crosstill.align.rows import RowAlignment, RowSkipped, align_rendered
+from crosstill.align.rows import RowAlignment, align_rendered
 
 __all__ = [
     "AlignedFraction",
     "Alignment",
     "RowAlignment",
-    "RowSkipped",
     "align_rendered",
     "chunk_ids",
 ]

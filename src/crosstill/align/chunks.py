@@ -12,13 +12,22 @@ import numpy as np
 
 from crosstill.align.coordinates import rewritten_line
 from crosstill.align.kernel import Chunked, chunk_ids, tiled_chunk_ids
+from crosstill.align.rows import RowAlignment, align_rendered
 from crosstill.errors import AlignmentError
 from crosstill.text.encode import TextEncoder, text_encoder
 
 if TYPE_CHECKING:
     from crosstill.text.bytes import TokenBytes
 
-__all__ = ["AlignedFraction", "Alignment", "align", "align_ids", "chunk_ids"]
+__all__ = [
+    "AlignedFraction",
+    "Alignment",
+    "RowAlignment",
+    "align",
+    "align_ids",
+    "align_rendered",
+    "chunk_ids",
+]
 
 ChunkRange = tuple[tuple[int, int], tuple[int, int]]
 

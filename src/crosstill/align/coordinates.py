@@ -39,15 +39,25 @@ class Rewriting:
     @classmethod
     def of(cls, original: bytes, spelled: bytes, pieces: np.ndarray) -> "Rewriting":
         """The rewriting of `original` into `spelled` by `pieces`."""
-        unchanged = [
-            original[o0:o1] == spelled[n0:n1] for o0, o1, n0, n1 in np.asarray(pieces).tolist()
-        ]
-        return cls(np.asarray(pieces, np.int64).reshape(-1, 4), np.array(unchanged, bool))
+        merged = _merged(pieces)
+        unchanged = [original[o0:o1] == spelled[n0:n1] for o0, o1, n0, n1 in merged.tolist()]
+        return cls(merged, np.array(unchanged, bool))
 
     @classmethod
     def none(cls, n_bytes: int) -> "Rewriting":
         """A text that stayed as it was."""
         return cls(np.array([[0, n_bytes, 0, n_bytes]]), np.array([True]))
+
+
+def _merged(pieces: np.ndarray) -> np.ndarray:
+    """Pieces with neighbouring insertions and deletions joined, so that each place has one."""
+    pieces = np.asarray(pieces, np.int64).reshape(-1, 4)
+    if len(pieces) == 0:
+        return pieces
+    lopsided = (pieces[:, 0] == pieces[:, 1]) | (pieces[:, 2] == pieces[:, 3])
+    first = np.flatnonzero(np.append(True, ~(lopsided[1:] & lopsided[:-1])))
+    last = np.append(first[1:], len(pieces)) - 1
+    return np.stack([pieces[first, 0], pieces[last, 1], pieces[first, 2], pieces[last, 3]], axis=1)
 
 
 @dataclass(frozen=True)
