@@ -29,8 +29,8 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Drops the lines after the step that the run resumes at."""
-        if state.is_world_process_zero and state.global_step and self.path.exists():
+        """Drops the lines after the step that the run begins or resumes at."""
+        if state.is_world_process_zero and self.path.exists():
             lines = self.path.read_bytes().split(b"\n")
             kept = [line for line in lines if _step_of(line) <= state.global_step]
             draft = self.path.with_name(f".{METRICS}.{os.getpid()}")

@@ -37,7 +37,8 @@ class Recipe:
     Attributes:
         student: Folder or hub name of the model that learns.
         teacher: Folder or hub name of the model it learns from.
-        train: Training rows: a .jsonl, .json, .parquet or .txt file, or a hub data set.
+        train: Training rows: a .jsonl, .json, .parquet or .txt file, a list of them, or a hub
+            data set.
         output_dir: Where the run writes; must be empty or not exist.
         train_split: Split of a hub data set.
         student_tokenizer: Another tokenizer for the student: it is transplanted to it first.
@@ -52,7 +53,7 @@ class Recipe:
 
     student: str
     teacher: str
-    train: str
+    train: str | list[str]
     output_dir: str
     training: DistillConfig
     train_split: str | None = None
@@ -72,7 +73,7 @@ class Recipe:
 _EXPECTED = {
     "student": (str,),
     "teacher": (str,),
-    "train": (str,),
+    "train": (str, list),
     "output_dir": (str,),
     "training": (dict,),
     "train_split": (str, type(None)),
