@@ -5,7 +5,7 @@ states, everything after them in float32 (float64 for float64).
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -23,6 +23,7 @@ EXACT_ROWS = 16
 """Rows whose boundary mass underflowed are computed again, so many at a time."""
 
 
+@runtime_checkable
 class Head(Protocol):
     """An output head: `logits = softcap(logit_scale * (hidden @ weight.T + bias))`."""
 
