@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from crosstill.errors import ConfigError
 from crosstill.text.rows import Conversation, Message, RowFault
-from crosstill.text.templates import Located, locate
+from crosstill.text.templates import locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -130,11 +130,11 @@ def special_roles(tokenizer: "PreTrainedTokenizerBase") -> SpecialRoles:
     special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     special |= set(tokenizer.all_special_ids)
     ids = {literal: id for id, literal in added.items() if id in special}
-    turn = _turn_of_template(tokenizer, frozenset(special))
-    named = tokenizer.eos_token_id
-    eot_ids = _unique((*turn.end, *_present(ids, EOT_LITERALS)))
+    known_ends = _present(ids, EOT_LITERALS)
+    turn = _turn_of_template(tokenizer, frozenset(special), known_ends)
+    eot_ids = _unique((*turn.end, *known_ends))
     table_eos = _present(ids, EOS_LITERALS)
-    eos = _end_of_text(named, eot_ids, table_eos)
+    eos = _end_of_text(tokenizer.eos_token_id, eot_ids, table_eos)
     if eos is not None and not eot_ids:
         eot_ids = (eos,)
     start = _unique((*turn.start_header, *_present(ids, START_HEADER_LITERALS)))
@@ -172,63 +172,51 @@ def _unique(ids: Sequence[int]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(ids))
 
 
-def _turn_of_template(tokenizer: "PreTrainedTokenizerBase", special: frozenset[int]) -> _Turn:
-    """What the template writes before and after an assistant's turn, in both its positions.
-
-    A last turn may end otherwise than an earlier one (gpt-oss): the last one counts first.
-    """
-    turns = [
-        _specials_around(tokenizer, roles, special)
-        for roles in (("user", "assistant"), ("user", "assistant", "user", "assistant"))
-    ]
-    return _Turn(
-        end=_unique([id for turn in turns for id in turn.end]),
-        start_header=_unique([id for turn in turns for id in turn.start_header]),
-        end_header=_unique([id for turn in turns for id in turn.end_header]),
-    )
+_PROBES = (("user", "assistant"), ("user", "assistant", "user", "assistant"))
 
 
-def _specials_around(
-    tokenizer: "PreTrainedTokenizerBase", roles: Sequence[str], special: frozenset[int]
+def _turn_of_template(
+    tokenizer: "PreTrainedTokenizerBase", special: frozenset[int], known_ends: Sequence[int]
 ) -> _Turn:
+    """What the template writes before and after an assistant's turn, last or not.
+
+    A last turn may end otherwise than an earlier one (gpt-oss); its end comes first.
+    """
+    probed = [(roles, _specials_between(tokenizer, roles, special)) for roles in _PROBES]
+    ends = [
+        gap[0]
+        for roles, gaps in probed
+        for role, gap in reversed(list(zip(roles, gaps[1:], strict=False)))
+        if role == "assistant" and gap
+    ]
+    start, end_header = [], []
+    for roles, gaps in probed:
+        for role, gap in list(zip(roles, gaps, strict=False))[1:]:
+            header = gap[_last_of(gap, {*ends, *known_ends}) :]
+            if role != "assistant":  # Llama-2 begins a text anew before each user's turn
+                header = [id for id in header if id != tokenizer.bos_token_id]
+            start += header[:1]
+            end_header += header[1:][-1:]
+    return _Turn(_unique(ends), _unique(start), _unique(end_header))
+
+
+def _specials_between(
+    tokenizer: "PreTrainedTokenizerBase", roles: Sequence[str], special: frozenset[int]
+) -> list[list[int]]:
+    """Special ids before the first of some short turns, between each two, after the last."""
     messages = tuple(Message(role, f"word{i}") for i, role in enumerate(roles))
     try:
         text, places = locate(tokenizer, Conversation(messages, False))
     except (RowFault, ConfigError):
-        return _Turn()
-    gaps = _gaps(tokenizer, text, places, special)
-    end = tuple(
-        gaps[place][0]
-        for place, role in sorted(enumerate(roles, 1), reverse=True)
-        if role == "assistant" and gaps[place]
-    )
-    start, end_header = [], []
-    for place, role in list(enumerate(roles))[1:]:
-        header = gaps[place][_last_of(gaps[place], end) :]
-        if role != "assistant":  # Llama-2 begins a text anew before each user's turn
-            header = [id for id in header if id != tokenizer.bos_token_id]
-        if header:
-            start.append(header[0])
-        if len(header) > 1:
-            end_header.append(header[-1])
-    return _Turn(end, tuple(start), tuple(end_header))
-
-
-def _last_of(header: Sequence[int], end: Sequence[int]) -> int:
-    """How many tokens at the head of `header` run up to the last end of turn."""
-    return max((i + 1 for i, id in enumerate(header) if id in end), default=0)
-
-
-def _gaps(
-    tokenizer: "PreTrainedTokenizerBase",
-    text: str,
-    places: Sequence[Located],
-    special: frozenset[int],
-) -> list[list[int]]:
-    """Special ids before the first content, between each two, and after the last."""
+        return []
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     gaps: list[list[int]] = [[] for _ in range(len(places) + 1)]
     for id, (start, _) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
         if id in special:
             gaps[sum(place.end <= start for place in places)].append(id)
     return gaps
+
+
+def _last_of(header: Sequence[int], ends: set[int]) -> int:
+    """How many tokens at the head of `header` run up to the last end of turn."""
+    return max((i + 1 for i, id in enumerate(header) if id in ends), default=0)
