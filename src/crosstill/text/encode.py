@@ -1,0 +1,110 @@
+"""The one way text becomes token ids: as content, from which no special token can come."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from crosstill.errors import DataError
+from crosstill.text.bytes import TokenBytes
+from crosstill.text.normalize import Normalization, utf8
+from crosstill.text.parts import fingerprint, tokenizer_parts
+from crosstill.text.roles import SpecialRoles, special_roles
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class TextEncoder:
+    """A fast tokenizer as crosstill uses it: ids of content, the bytes they spell, and roles.
+
+    Pickles as its tokenizer, and is taken apart again where it is unpickled.
+
+    Attributes:
+        tokenizer: The Hugging Face tokenizer, untouched.
+        bytes: What each id spells.
+        normalization: How text is rewritten before it is cut.
+        roles: Special tokens by role.
+        vocab_size: The largest id + 1; a model's own vocabulary may be padded beyond it.
+        adds_bos: Whether the tokenizer's own post-processor puts its bos before a text.
+        adds_eos: Whether it puts its eos behind a text.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast"):
+        """Takes a tokenizer apart; `text_encoder` does so once for each.
+
+        Raises:
+            TokenizerError: As for `token_bytes`.
+        """
+        parts = tokenizer_parts(tokenizer)
+        self.tokenizer = tokenizer
+        self.bytes: TokenBytes = parts.bytes
+        self.normalization: Normalization = parts.normalization
+        self.roles: SpecialRoles = special_roles(tokenizer)
+        self.vocab_size = len(parts.bytes)
+        around = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True).ids
+        self.adds_bos = tokenizer.bos_token_id is not None and around[:1] == [
+            tokenizer.bos_token_id
+        ]
+        self.adds_eos = tokenizer.eos_token_id is not None and around[-1:] == [
+            tokenizer.eos_token_id
+        ]
+        self._backend = parts.backend
+        self._forbidden = parts.control - {parts.bytes.unknown_id}
+
+    def __reduce__(self):
+        return text_encoder, (self.tokenizer,)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text as content: none is added, none is a special token.
+
+        A string that looks like a special token is spelled out. Only the unknown token may occur;
+        a row that holds it cannot be spelled (`bytes.unknown_id in ids`).
+
+        Raises:
+            DataError: The text holds a lone surrogate.
+        """
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of many texts, as `encode` gives them.
+
+        Raises:
+            DataError: A text holds a lone surrogate.
+        """
+        try:
+            rows = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError):
+            for text in texts:
+                utf8(text)
+            raise
+        ids = [row.ids for row in rows]
+        for text, row in zip(texts, ids, strict=True):
+            if not self._forbidden.isdisjoint(row):
+                raise self._made_special(text, row)
+        return ids
+
+    def _made_special(self, text: str, ids: list[int]) -> DataError:
+        token = self.tokenizer.convert_ids_to_tokens(min(self._forbidden.intersection(ids)))
+        return DataError(
+            f"expected no special token from user text, got {token!r} from {text[:80]!r}: the "
+            "tokenizer's model itself makes it; mend the row, or let bad rows be skipped."
+        )
+
+
+_ENCODERS: "WeakValueDictionary[tuple[int, int], TextEncoder]" = WeakValueDictionary()
+
+
+def text_encoder(tokenizer: "PreTrainedTokenizerFast | TextEncoder") -> TextEncoder:
+    """The encoder of a tokenizer, the same one while it is in use.
+
+    Raises:
+        TokenizerError: As for `token_bytes`.
+    """
+    if isinstance(tokenizer, TextEncoder):
+        return tokenizer
+    parts = tokenizer_parts(tokenizer)
+    key = (id(parts), fingerprint(tokenizer))
+    encoder = _ENCODERS.get(key)
+    if encoder is None:
+        encoder = _ENCODERS[key] = TextEncoder(tokenizer)
+    return encoder
