@@ -23,6 +23,7 @@ MANIFEST = "manifest.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _UNFINISHED = ".unfinished-checkpoint-"
 _TRASH = ".trash-"
+_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".npy"}
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,8 @@ def verify(folder: Path) -> Manifest:
     present = {path.relative_to(folder).as_posix() for path in _files(folder)} - {MANIFEST}
     for name in sorted(manifest.files.keys() | present):
         path = folder / name
+        if path.suffix in _PICKLES:
+            raise CheckpointError(f"{path} may be a pickle, which can hold code: it is not read")
         if name not in present:
             raise CheckpointError(f"{path} is missing; the manifest lists it")
         if name not in manifest.files:

@@ -12,6 +12,7 @@ import torch
 from transformers import TrainingArguments
 
 from crosstill.errors import ConfigError
+from crosstill.objectives import create
 
 logger = logging.getLogger(__name__)
 
@@ -245,12 +246,17 @@ class DistillConfig(TrainingArguments):
             "remove_unused_columns would remove the text: leave it false": (
                 self.remove_unused_columns
             ),
+            f"train_sampling_strategy is {self.train_sampling_strategy!r}: random | sequential": (
+                self.train_sampling_strategy not in ("random", "sequential")
+            ),
             "save_only_model saves what cannot be resumed: leave it false": self.save_only_model,
             "ignore_data_skip would train on some rows twice after a resume: leave it false": (
                 self.ignore_data_skip
             ),
         }
-        return [line for line, wrong in checks.items() if wrong]
+        return [line for line, wrong in checks.items() if wrong] + _wrong_objectives(
+            parse_objectives(self.objectives)
+        )
 
     @property
     def folder(self) -> Path:
@@ -316,6 +322,17 @@ def parse_objectives(value: Any) -> dict[str, dict[str, Any]]:
             raise ConfigError(f"objectives.{name}.weight is {weight!r}, expected a number above 0")
         resolved[name] = {"weight": float(weight), **options}
     return resolved
+
+
+def _wrong_objectives(objectives: dict[str, dict[str, Any]]) -> list[str]:
+    """Says which objectives or options do not exist or are out of range."""
+    problems = []
+    for name, options in objectives.items():
+        try:
+            create(name, **{key: value for key, value in options.items() if key != "weight"})
+        except ConfigError as error:
+            problems.append(str(error))
+    return problems
 
 
 def unknown_key(where: str, key: str, known: Any) -> str:

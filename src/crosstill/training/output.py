@@ -55,7 +55,8 @@ def locked(output_dir: Path) -> Iterator[None]:
         ConfigError: Another process holds it; the message says which and since when.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output_dir / LOCK, timeout=0)
+    # One object for each path: whoever holds the folder may take the lock a second time.
+    lock = FileLock(output_dir / LOCK, timeout=0, is_singleton=True)
     try:
         lock.acquire()
     except Timeout:
@@ -68,7 +69,8 @@ def locked(output_dir: Path) -> Iterator[None]:
         (output_dir / _HOLDER).write_text(json.dumps(note), encoding="utf-8")
         yield
     finally:
-        (output_dir / _HOLDER).unlink(missing_ok=True)
+        if lock.lock_counter == 1:
+            (output_dir / _HOLDER).unlink(missing_ok=True)
         lock.release()
 
 
