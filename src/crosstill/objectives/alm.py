@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crosstill.errors import ConfigError
@@ -72,6 +72,10 @@ class Alm(Objective):
     def count(self, batch: PairBatch, signal: Signal) -> Float[Tensor, ""]:
         """Count the merged chunks that hold a token with a likelihood on both sides."""
         return self.teacher(batch, signal).counted.sum().float()
+
+    def reads(self, batch: PairBatch) -> Bool[Tensor, "B Ts"]:
+        """Read the tokens that are in a chunk."""
+        return batch["student_chunk"] >= 0
 
     def loss(self, student: StudentScores, batch: PairBatch, signal: Signal) -> LossSum:
         """Sum the divergence over the merged chunks."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
-import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -47,6 +46,8 @@ class StudentScores:
     Args:
         logits: [B, Ts, V], raw, in any floating dtype.
         batch: the batch they belong to.
+        reads: which tokens' log-probabilities will be read; None means every token that has a
+            label or a chunk.
         boundary_mask: bool, one for each id of the student; None if no objective needs it.
         vocab_size: number of ids the student's tokenizer knows; surplus columns are cut.
     """
@@ -56,20 +57,21 @@ class StudentScores:
         logits: Float[Tensor, "B Ts V"],
         batch: PairBatch,
         *,
+        reads: Bool[Tensor, "B Ts"] | None = None,
         boundary_mask: Bool[Tensor, " mask"] | None = None,
         vocab_size: int | None = None,
     ) -> None:
+        labelled = supervised_tokens(batch["student_labels"])
+        self._reads = labelled | (batch["student_chunk"] >= 0) if reads is None else reads
         self.logits = logits[..., :vocab_size]
         self._batch = batch
         self._boundary_mask = boundary_mask
 
     @cached_property
     def token_logprob(self) -> Float[Tensor, "B Ts"]:
-        """Nats, of every token that has a label or a chunk; 0.0 elsewhere."""
-        batch = self._batch
-        read = supervised_tokens(batch["student_labels"]) | (batch["student_chunk"] >= 0)
-        row, position = read[:, 1:].nonzero(as_tuple=True)
-        target = batch["student_input_ids"][row, position + 1]
+        """Nats, of every token that is read; 0.0 elsewhere."""
+        row, position = self._reads[:, 1:].nonzero(as_tuple=True)
+        target = self._batch["student_input_ids"][row, position + 1]
         scores = row_logprobs(self.logits[row, position], target)
         return self._spread(scores, row, position + 1)
 
@@ -128,6 +130,10 @@ class Objective(ABC):
         """Count what `loss` will sum over, before the student has run."""
 
     @abstractmethod
+    def reads(self, batch: PairBatch) -> Bool[Tensor, "B Ts"]:
+        """Tell whose log-probabilities among the student's tokens `loss` reads."""
+
+    @abstractmethod
     def loss(self, student: StudentScores, batch: PairBatch, signal: Signal) -> LossSum:
         """Sum the loss over the batch; the count equals that of `count`."""
 
@@ -150,13 +156,3 @@ class Objective(ABC):
 @dataclass(frozen=True)
 class NoOptions:
     """The options of an objective that has none."""
-
-
-def zero_count(like: Tensor) -> Float[Tensor, ""]:
-    """Return a count of zero on the device of a tensor.
-
-    Example:
-        >>> zero_count(torch.ones(2))
-        tensor(0.)
-    """
-    return torch.zeros((), device=like.device)

@@ -122,8 +122,13 @@ class Mix:
             signal: the teacher's.
             counts: the whole step's, from `counts`.
         """
+        reads = [objective.reads(batch) for objective, _ in self.objectives.values()]
         scores = StudentScores(
-            logits, batch, boundary_mask=self._mask(logits.device), vocab_size=self.vocab_size
+            logits,
+            batch,
+            reads=torch.stack(reads).any(0),
+            boundary_mask=self._mask(logits.device),
+            vocab_size=self.vocab_size,
         )
         total, parts = torch.zeros((), device=logits.device), {}
         for name, (objective, _) in self.objectives.items():

@@ -1,6 +1,6 @@
 """Ordinary next-token training on the student's own tokens."""
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crosstill.functional.fused import LabelTerm
@@ -22,6 +22,10 @@ class Sft(Objective):
     def count(self, batch: PairBatch, signal: Signal) -> Float[Tensor, ""]:
         """Count the supervised tokens."""
         return supervised_tokens(batch["student_labels"]).sum().float()
+
+    def reads(self, batch: PairBatch) -> Bool[Tensor, "B Ts"]:
+        """Read the tokens that have a label."""
+        return supervised_tokens(batch["student_labels"])
 
     def loss(self, student: StudentScores, batch: PairBatch, signal: Signal) -> LossSum:
         """Sum the negative log-likelihood."""
