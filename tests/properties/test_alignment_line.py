@@ -3,10 +3,10 @@
 import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from oracle.alignment import most_chunks, places_of_edge
 
 from crosstill.align.coordinates import Rewriting, common_line
 from crosstill.align.kernel import chunk_ids
+from oracle.alignment import most_chunks, places_of_edge
 
 LETTERS = b"abcdefghijklmnopqrstuvwxyz"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crosstill.align.coordinates import rewritten_line
-from crosstill.align.kernel import Chunked, chunk_ids, tiled_chunk_ids
+from crosstill.align.kernel import chunk_ids, tiled_chunk_ids
 from crosstill.align.rows import RowAlignment, align_rendered
 from crosstill.errors import AlignmentError
 from crosstill.text.encode import TextEncoder, text_encoder
@@ -154,25 +154,25 @@ def align_ids(
     rewritten = student.normalization.changes(text) or teacher.normalization.changes(text)
     n_bytes = len(text) if text.isascii() else len(text.encode())
     if rewritten:
-        chunked, extras = _rewritten_chunks(text, student_array, teacher_array, student, teacher)
+        student_chunk, teacher_chunk, student_extra, teacher_extra = _rewritten_chunks(
+            text, student_array, teacher_array, student, teacher
+        )
     else:
-        *chunked, student_extra, teacher_extra = tiled_chunk_ids(
+        student_chunk, teacher_chunk, _, student_extra, teacher_extra = tiled_chunk_ids(
             student_array, student.bytes.lengths, teacher_array, teacher.bytes.lengths, n_bytes
         )
-        extras = student_extra, teacher_extra
-    for extra, encoder, name in zip(
-        extras, (student, teacher), ("student", "teacher"), strict=True
-    ):
-        _check_extra(extra, encoder, name, text)
+    _check_extra(student_extra, student, "student", text)
+    _check_extra(teacher_extra, teacher, "teacher", text)
     return Alignment(
         student_ids,
         teacher_ids,
-        chunked[0],
-        chunked[1],
+        student_chunk,
+        teacher_chunk,
         rewritten,
         student.bytes,
         teacher.bytes,
-        *extras,
+        student_extra,
+        teacher_extra,
     )
 
 
@@ -189,10 +189,11 @@ def _array(ids: list[int], encoder: TextEncoder) -> np.ndarray:
 
 
 def _check_extra(extra: int, encoder: TextEncoder, name: str, text: str) -> None:
-    if extra not in (0, len(encoder.normalization.prefix)):
+    normalization = encoder.normalization
+    if extra != (len(normalization.prefix_of(text)) if normalization.prefix else 0):
         raise AlignmentError(
-            f"the {name}'s tokens spell {abs(extra)} bytes {'more' if extra > 0 else 'less'} than "
-            f"the text {text[:40]!r}...: its tokenizer rewrites text in a way that is not known. "
+            f"expected the {name}'s tokens to spell the text, got a difference of {extra} bytes "
+            f"for {text[:40]!r}...: its tokenizer rewrites text in a way that is not known. "
             "Leave that text out, or choose another tokenizer."
         )
 
@@ -203,8 +204,8 @@ def _rewritten_chunks(
     teacher_ids: np.ndarray,
     student: TextEncoder,
     teacher: TextEncoder,
-) -> tuple[Chunked, tuple[int, int]]:
-    """Chunks of a text that a normaliser changed, and what each side spells beyond it."""
+) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """Chunks of a text that a normaliser changed, and how much each side spells beyond it."""
     edges, extras = [], []
     for ids, encoder in ((student_ids, student), (teacher_ids, teacher)):
         ends = np.concatenate([[0], np.cumsum(encoder.bytes.lengths[ids], dtype=np.int64)])
@@ -213,8 +214,10 @@ def _rewritten_chunks(
     on_student, on_teacher = rewritten_line(
         text, student.normalization, edges[0], teacher.normalization, edges[1]
     )
-    chunked = chunk_ids(on_student[:-1], on_student[1:], on_teacher[:-1], on_teacher[1:])
-    return chunked, (extras[0], extras[1])
+    student_chunk, teacher_chunk, _ = chunk_ids(
+        on_student[:-1], on_student[1:], on_teacher[:-1], on_teacher[1:]
+    )
+    return student_chunk, teacher_chunk, extras[0], extras[1]
 
 
 def _ranges(chunk: np.ndarray) -> list[tuple[int, int]]:

@@ -1,0 +1,253 @@
+"""What alignment costs: against tokenising both sides, and against TRL's GOLD alignment.
+
+For real texts of 512 and 2,048 student tokens, in one run and turn by turn so that a busy machine
+is busy for all alike:
+
+- tokenising: both tokenizers' own `encode`, the work that no method can avoid;
+- ours: `align_ids`, from lists of ids to chunks, with every check;
+- the peer: TRL 1.16.0 in a virtual environment of its own, its byte offsets of both sides plus its
+  `_align_by_byte_offsets`, tokenising left out.
+
+    python benchmarks/alignment.py --tokenizers DIR --out alignment.json
+
+DIR holds a `tokenizer.json` for each of llama3, qwen3 and gemma3, somewhere below a folder whose
+name contains that name. Without `--peer-python` the peer is installed once into the cache folder.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import sysconfig
+import time
+import venv
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from crosstill.align.chunks import align_ids
+from crosstill.align.rows import align_rendered
+from crosstill.text.encode import TextEncoder, text_encoder
+from crosstill.text.render import render
+
+PAIRS = (("llama3", "qwen3"), ("llama3", "gemma3"))
+LENGTHS = (512, 2048)
+PEER = "trl==1.16.0"
+PEER_NEEDS = "torch==2.13.0"
+WORKER = Path(__file__).with_name("alignment_peer.py")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the table: medians in microseconds, medians of the ratios taken turn by turn."""
+
+    student: str
+    teacher: str
+    corpus: str
+    tokens: int
+    bytes: int
+    tokenise_us: float
+    ours_us: float
+    rendered_us: float
+    peer_us: float | None
+    peer_walk_us: float | None
+    ours_of_tokenising: float
+    peer_over_ours: float | None
+    peer_said: str
+
+
+class Peer:
+    """The peer in its own process and environment, asked for one measurement at a time."""
+
+    def __init__(self, python: Path):
+        self.process = subprocess.Popen(
+            [python, WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, **question: str) -> dict:
+        """The worker's answer to one question."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+
+
+def peer_python(given: Path | None) -> Path:
+    """The interpreter that has the peer; made in the cache folder if none is given."""
+    if given is not None:
+        return given
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "crosstill"
+    home = cache / PEER.replace("==", "-")
+    python = home / "bin" / "python"
+    if not (home / "complete").exists():
+        print(f"installing {PEER} into {home} ...", file=sys.stderr)
+        venv.create(home, with_pip=True, clear=True)
+        for package in (PEER_NEEDS, PEER):
+            subprocess.run([python, "-m", "pip", "install", "-q", package], check=True)
+        (home / "complete").touch()
+    return python
+
+
+def tokenizer_file(folder: Path, name: str) -> Path:
+    """The `tokenizer.json` that lies below a folder named after the tokenizer."""
+    for path in sorted(folder.glob("**/tokenizer.json")):
+        if any(name in part for part in path.relative_to(folder).parts):
+            return path
+    raise SystemExit(f"expected a tokenizer.json below {folder}/*{name}*, found none")
+
+
+def corpora() -> Iterator[tuple[str, str]]:
+    """Names and texts: prose where CROSSTILL_DATA is set, code from the standard library."""
+    data = os.environ.get("CROSSTILL_DATA")
+    if data:
+        files = sorted((Path(data) / "state_union").glob("**/*.txt"))[:6]
+        yield "prose", "\n".join(f.read_text(encoding="utf-8", errors="ignore") for f in files)
+        yield "Chinese", (Path(data) / "udhr" / "cmn_hans.txt").read_text(encoding="utf-8")
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    names = ("argparse", "ast", "codecs", "dataclasses", "difflib", "enum", "inspect")
+    yield "code", "\n".join((folder / f"{n}.py").read_text(encoding="utf-8") for n in names)
+
+
+def samples(text: str, encoder: TextEncoder, tokens: int, count: int) -> list[str]:
+    """Up to `count` stretches of the text of about so many tokens each, cut between lines."""
+    found, lines, size = [], [], 0
+    for line in text.splitlines(keepends=True):
+        size += len(encoder.encode(line))
+        lines.append(line)
+        if size >= tokens:
+            found.append("".join(lines))
+            lines, size = [], 0
+            if len(found) == count:
+                break
+    return found
+
+
+def seconds(function: Callable[[], object], repeat: int) -> float:
+    """Mean wall time of one call in a short burst."""
+    start = time.perf_counter()
+    for _ in range(repeat):
+        function()
+    return (time.perf_counter() - start) / repeat
+
+
+def measure(
+    names: tuple[str, str],
+    files: tuple[Path, Path],
+    encoders: tuple[TextEncoder, TextEncoder],
+    corpus: tuple[str, list[str]],
+    peer: Peer | None,
+    rounds: int,
+) -> Result:
+    """All measurements of one pair on one corpus, turn by turn."""
+    student, teacher = encoders
+    backends = [encoder.tokenizer.backend_tokenizer for encoder in encoders]
+    times: dict[str, list[float]] = {key: [] for key in ("tokenise", "ours", "row", "peer", "walk")}
+    shares, ratios, sizes, said = [], [], [], ""
+    for turn in range(rounds + 1):
+        for text in corpus[1]:
+            ids = student.encode(text), teacher.encode(text)
+            sides = [render({"text": text}, encoder) for encoder in encoders]
+            tokenise = seconds(
+                lambda t=text: [b.encode(t, add_special_tokens=False).ids for b in backends], 1
+            )
+            ours = seconds(lambda t=text, i=ids: align_ids(t, *i, student, teacher), 20)
+            row = seconds(lambda s=sides: align_rendered(*s), 20)
+            answer = (
+                peer.ask(student=str(files[0]), teacher=str(files[1]), text=text) if peer else {}
+            )
+            said = answer.get("error", said)
+            if turn == 0:  # compiled and warmed up now
+                sizes.append((len(ids[0]), len(text.encode())))
+                continue
+            times["tokenise"].append(tokenise)
+            times["ours"].append(ours)
+            times["row"].append(row)
+            shares.append(ours / tokenise)
+            if "seconds" in answer:
+                times["peer"].append(answer["seconds"])
+                times["walk"].append(answer["walk_seconds"])
+                ratios.append(answer["seconds"] / ours)
+    middle = {k: statistics.median(v) * 1e6 if v else None for k, v in times.items()}
+    return Result(
+        *names,
+        corpus=corpus[0],
+        tokens=round(statistics.mean(n for n, _ in sizes)),
+        bytes=round(statistics.mean(n for _, n in sizes)),
+        tokenise_us=middle["tokenise"] or 0.0,
+        ours_us=middle["ours"] or 0.0,
+        rendered_us=middle["row"] or 0.0,
+        peer_us=middle["peer"],
+        peer_walk_us=middle["walk"],
+        ours_of_tokenising=statistics.median(shares),
+        peer_over_ours=statistics.median(ratios) if ratios else None,
+        peer_said=said,
+    )
+
+
+def table(results: list[Result]) -> str:
+    """The results in markdown."""
+    head = (
+        "student → teacher | text | tokens | tokenising both µs | ours µs | ours / tokenising | "
+        "rendered row µs | TRL 1.16.0 µs | of it the walk µs | TRL / ours"
+    )
+    lines = [f"| {head} |", "|" + "---|" * (head.count("|") + 1)]
+    for r in results:
+        peer = (
+            f"{r.peer_us:,.0f} | {r.peer_walk_us:,.0f} | {r.peer_over_ours:,.0f}x"
+            if r.peer_us is not None
+            else f"{r.peer_said or 'not run'} | | "
+        )
+        lines.append(
+            f"| {r.student} → {r.teacher} | {r.corpus} | {r.tokens} | {r.tokenise_us:,.0f} | "
+            f"{r.ours_us:.1f} | {r.ours_of_tokenising:.2%} | {r.rendered_us:.1f} | {peer} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs everything and reports it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tokenizers", type=Path, required=True, help="folder of tokenizer.json")
+    parser.add_argument("--peer-python", type=Path, help="interpreter that has " + PEER)
+    parser.add_argument("--no-peer", action="store_true", help="measure ours only")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--texts", type=int, default=4, help="texts a corpus")
+    parser.add_argument("--out", type=Path, help="write the results here as JSON")
+    options = parser.parse_args()
+    peer = None if options.no_peer else Peer(peer_python(options.peer_python))
+    files = {name: tokenizer_file(options.tokenizers, name) for name in sorted({*sum(PAIRS, ())})}
+    encoders = {
+        name: text_encoder(PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_file(str(file))))
+        for name, file in files.items()
+    }
+    results = []
+    for corpus, text in corpora():
+        for tokens in LENGTHS:
+            for pair in PAIRS:
+                sides = encoders[pair[0]], encoders[pair[1]]
+                texts = samples(text, sides[0], tokens, options.texts)
+                if not texts:
+                    continue
+                paths = files[pair[0]], files[pair[1]]
+                results.append(measure(pair, paths, sides, (corpus, texts), peer, options.rounds))
+    if peer:
+        peer.close()
+    print(table(results))
+    if options.out:
+        options.out.write_text(json.dumps([asdict(r) for r in results], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
