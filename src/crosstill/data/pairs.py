@@ -56,7 +56,7 @@ def pair_row(
     """The row as both models read it, with the chunks they share.
 
     Where a side exceeds `max_length` tokens, both are cut behind the last chunk that ends within
-    it on both sides: both lose the same bytes, and no character is cut in two.
+    it on both sides: both lose the same bytes.
 
     Raises:
         RowFault: The row cannot be used; `reason` names the way.

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from crosstill.text.encode import TextEncoder
 
+from crosstill.errors import DataError
+from crosstill.text.encode import TextEncoder
 from crosstill.text.rows import Conversation, LossOn, RowFault, check_loss_on, parse_row
 from crosstill.text.templates import Located, locate
 
@@ -123,12 +124,19 @@ def _plain(conversation: Conversation) -> tuple[str, tuple[Located, ...]]:
 
 def _plain_runs(text: str, encoder: TextEncoder) -> list[_Run]:
     roles = encoder.roles
-    runs = [_Run(encoder.encode(text), 0, len(text), False)]
+    runs = [_Run(_encode(text, encoder), 0, len(text), False)]
     if encoder.adds_bos and roles.bos is not None:
         runs.insert(0, _Run((roles.bos,), -1, 0, True))
     if roles.eos is not None:
         runs.append(_Run((roles.eos,), len(text), len(text), True))
     return runs
+
+
+def _encode(text: str, encoder: TextEncoder) -> list[int]:
+    try:
+        return encoder.encode(text)
+    except DataError as error:
+        raise RowFault("unspellable", str(error)) from error
 
 
 def _chat_runs(
@@ -153,7 +161,7 @@ def _chat_runs(
     runs, at, token = [], 0, 0
     for t in [*own, None]:
         start, end = (len(text), len(text)) if t is None else offsets[t]
-        stretch = encoder.encode(text[at:start]) if spelled_out else ids[token:t]
+        stretch = _encode(text[at:start], encoder) if spelled_out else ids[token:t]
         if start > at:
             runs.append(_Run(stretch, at, start, False))
         if t is not None:
