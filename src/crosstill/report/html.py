@@ -38,9 +38,7 @@ def write_report(run_dir: str | Path) -> Path:
 def render(summary: dict[str, Any], lines: list[dict[str, Any]], alignment: str = "") -> str:
     """The page as a string. `alignment` is HTML and goes in as it is."""
     names = ("student", "teacher")
-    here = resources.files("crosstill.report")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.from_string((here / "page.html").read_text(encoding="utf-8"))
+    page_html = (resources.files("crosstill.report") / "page.html").read_text(encoding="utf-8")
     content = {name: Path(str(summary.get(name, name))).name for name in names} | {
         "subtitle": _subtitle(summary),
         "gap": page.gap(summary),
@@ -56,8 +54,18 @@ def render(summary: dict[str, Any], lines: list[dict[str, Any]], alignment: str 
         "details": _details(summary),
         "files": "summary.json" + (", metrics.jsonl" if lines else ""),
     }
-    style = Markup((here / "style.css").read_text(encoding="utf-8"))  # noqa: S704 - our own file
-    return template.render(page=content, style=style)
+    return environment().from_string(page_html).render(page=content, style=style())
+
+
+def environment() -> Environment:
+    """How all pages are made: everything is escaped, and a forgotten value is an error."""
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+
+
+def style() -> Markup:
+    """The style of all pages, to go into a style element."""
+    css = (resources.files("crosstill.report") / "style.css").read_text(encoding="utf-8")
+    return Markup(css)  # noqa: S704 - our own file
 
 
 def _subtitle(summary: dict[str, Any]) -> str:

@@ -37,7 +37,7 @@ def facts(summary: Mapping[str, Any]) -> list[Fact]:
 def gap(summary: Mapping[str, Any]) -> str:
     """The headline of headlines: the share of the gap that is closed, or nothing."""
     closed = summary.get("gap_closed")
-    return f"{closed:.0%}" if _is_number(closed) else ""
+    return percent(float(closed)) if closed is not None and _is_number(closed) else ""
 
 
 def kinds(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ def kinds(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str,
                 "kind": name,
                 "before": NO_VALUE if was is None else f"{was:.3f}",
                 "after": f"{now:.3f}",
-                "closed": f"{1 - now / was:.0%}" if was else NO_VALUE,
+                "closed": percent(1 - now / was) if was else NO_VALUE,
                 "before_width": 0 if was is None else width(was),
                 "after_width": width(now),
             }
@@ -67,35 +67,25 @@ def kinds(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str,
 
 def charts(lines: Sequence[Mapping[str, Any]]) -> list[Markup]:
     """Curves of the run from the lines of metrics.jsonl: losses, divergence, bits per byte."""
-    evaluated = sorted({key for line in lines for key in line if key.startswith("eval_")})
-    divergence = [key for key in evaluated if "divergence" in key]
-    bits = [key for key in evaluated if "bits_per_byte" in key]
-    parts = sorted({key for line in lines for key in line if key.startswith("loss/")})
-    drawn = [
-        line_chart(
-            _series(lines, parts if len(parts) > 1 else ["loss"]),
-            title="Training loss",
-            x_label="step",
-            y_label="as optimised",
+    keys = {key for line in lines for key in line}
+    losses = sorted(key for key in keys if key.startswith("loss/"))
+    drawn = [_chart(lines, ["loss"], "Training loss", "as optimised")]
+    if len(losses) > 1:
+        drawn += [_chart(lines, [key], f"Loss of {key[5:]}", "mean, nats") for key in losses]
+    drawn += [
+        _chart(
+            lines,
+            sorted((key for key in keys if "divergence" in key), key=lambda key: (len(key), key)),
+            "Teacher divergence",
+            "bits per byte",
         ),
-        line_chart(
-            _series(lines, divergence),
-            title="Teacher divergence",
-            x_label="step",
-            y_label="bits per byte",
+        _chart(
+            lines,
+            sorted(key for key in keys if "bits_per_byte" in key and "divergence" not in key),
+            "Bits per byte",
+            "of the student",
         ),
-        line_chart(
-            _series(lines, bits),
-            title="Held-out real text",
-            x_label="step",
-            y_label="bits per byte",
-        ),
-        line_chart(
-            _series(lines, ["grad_norm"]),
-            title="Gradient norm",
-            x_label="step",
-            y_label="before clipping",
-        ),
+        _chart(lines, ["grad_norm"], "Gradient norm", "before clipping"),
     ]
     return [chart for chart in drawn if chart]
 
@@ -147,6 +137,15 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
     return rows
 
 
+def percent(share: float) -> str:
+    """A share in whole percent; never "-0%".
+
+    >>> percent(0.664), percent(-0.001)
+    ('66%', '0%')
+    """
+    return f"{round(100 * share) or 0}%"
+
+
 def duration(seconds: float) -> str:
     """A time a person reads at a glance.
 
@@ -175,11 +174,13 @@ def _change(summary: Mapping[str, Any], key: str, label: str) -> Fact | None:
     return Fact(label, f"{after:.3f}", f"{before:.3f}" if _is_number(before) else "")
 
 
-def _series(lines: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[Series]:
-    """One series a key, at most four: more lines than that are a tangle."""
-    return [
+def _chart(
+    lines: Sequence[Mapping[str, Any]], keys: Sequence[str], title: str, unit: str
+) -> Markup:
+    """A chart with one line a key, at most four: more than that are a tangle."""
+    series = [
         Series(
-            key.removeprefix("eval_").removeprefix("loss/").replace("_", " "),
+            key.replace("_", " "),
             [
                 (float(line["step"]), float(line[key]))
                 for line in lines
@@ -188,3 +189,4 @@ def _series(lines: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[Ser
         )
         for key in keys[:4]
     ]
+    return line_chart(series, title=title, x_label="step", y_label=unit)

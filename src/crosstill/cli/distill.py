@@ -1,0 +1,61 @@
+"""`crosstill distill`: train a student from a teacher."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from crosstill.cli.options import (
+    Debug,
+    Json,
+    TrustRemoteCode,
+    print_json,
+    print_table,
+    quiet_libraries,
+    recipe_overrides,
+)
+
+
+def distill(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="A YAML recipe; see recipes/ for commented ones.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew; the old output folder is renamed.")
+    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train a student from a teacher.
+
+    Writes the model, metrics.jsonl, summary.json and report.html.
+
+    Every key of the recipe is a flag as well: --output-dir runs/two --learning-rate 1e-4
+    """
+    from crosstill.training.recipe import load_recipe
+    from crosstill.training.run import distill as run
+
+    quiet_libraries()
+    loaded = load_recipe(recipe, recipe_overrides(context.args))
+    summary = run(loaded, resume=resume, overwrite=overwrite, trust_remote_code=trust_remote_code)
+    if as_json:
+        print_json(summary)
+    else:
+        _show(summary, Path(loaded.output_dir))
+
+
+def _show(summary: dict[str, Any], folder: Path) -> None:
+    from crosstill.report.page import facts, gap
+
+    rows = [
+        (fact.label, f"{fact.before} -> {fact.value}" if fact.before else fact.value)
+        for fact in facts(summary)
+    ]
+    if gap(summary):
+        rows.insert(0, ("of the gap to the teacher closed", gap(summary)))
+    for name, what in (("model", "the student"), ("report.html", "the report")):
+        rows.append((what, str(folder / name)))
+    print_table(("", ""), rows)

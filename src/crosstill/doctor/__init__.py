@@ -1,0 +1,70 @@
+"""Everything that can be wrong with a run, checked before a weight is loaded or a step is taken."""
+
+import os
+from pathlib import Path
+
+from crosstill.doctor.cost import examine_cost, existing_folder
+from crosstill.doctor.finding import Finding, Findings
+from crosstill.doctor.models import examine_side
+from crosstill.doctor.rows import examine_rows, read_rows
+from crosstill.objectives import create
+from crosstill.training.config import parse_objectives
+from crosstill.training.recipe import Recipe
+
+__all__ = ["Finding", "Findings", "examine"]
+
+
+def examine(recipe: Recipe, *, trust_remote_code: bool = False) -> Findings:
+    """Check a recipe: models, tokenizers, data, alignment, output folder, memory and time.
+
+    Every check is made, whatever the ones before it found, so that all problems show at once.
+    Nothing is written, and no weight is read.
+    """
+    findings = Findings()
+    settings = recipe.training
+    student = examine_side(
+        "student",
+        recipe.student,
+        settings.student_revision,
+        trust_remote_code,
+        findings,
+        tokenizer_source=recipe.student_tokenizer,
+    )
+    teacher = examine_side(
+        "teacher", recipe.teacher, settings.teacher_revision, trust_remote_code, findings
+    )
+    _examine_objectives(settings.objectives, findings)
+    _examine_output(Path(recipe.output_dir), findings)
+    rows = read_rows(recipe, findings)
+    sample = None
+    if rows is not None and student.encoder is not None and teacher.encoder is not None:
+        sample = examine_rows(recipe, rows, student.encoder, teacher.encoder, findings)
+    examine_cost(recipe, student, teacher, sample, findings)
+    return findings
+
+
+def _examine_objectives(objectives: dict | str, findings: Findings) -> None:
+    for name, given in parse_objectives(objectives).items():
+        options = {key: value for key, value in given.items() if key != "weight"}
+        made = findings.attempt("objectives", lambda n=name, o=options: create(n, **o))
+        if made is not None:
+            needs = ", ".join(sorted(need.replace("_", " ") for need in made.needs)) or "nothing"
+            findings.add("ok", "objectives", f"{name} needs of the teacher: {needs}")
+
+
+def _examine_output(folder: Path, findings: Findings) -> None:
+    """Say whether a run could write there; like `training.output`, but touching nothing."""
+    where = "output folder"
+    if folder.exists() and not folder.is_dir():
+        findings.add("error", where, f"{folder} is a file: name a folder")
+    elif not os.access(existing_folder(folder), os.W_OK):
+        findings.add("error", where, f"{folder} cannot be written to: name another folder")
+    elif folder.is_dir() and any(folder.iterdir()):
+        findings.add(
+            "warning",
+            where,
+            f"{folder} is not empty: distil with --resume to go on there, with --overwrite to "
+            f"begin anew (it is renamed, not deleted), or name another folder",
+        )
+    else:
+        findings.add("ok", where, f"{folder} is free")

@@ -1,0 +1,171 @@
+"""What a run will take: memory, disk and time, by formulas that are stated with the numbers."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crosstill.doctor.finding import Findings
+from crosstill.doctor.models import Side
+from crosstill.doctor.rows import Sample
+from crosstill.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Korthikanti et al. 2022, "Reducing Activation Recomputation", eq. 2 without the attention matrix:
+# bytes for each token, layer and hidden number in 16-bit arithmetic.
+_ACTIVATION_BYTES = 34
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes in memory at the peak of a step, by what they are for."""
+
+    student: int
+    optimizer: int
+    teacher: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of them together."""
+        return self.student + self.optimizer + self.teacher + self.activations
+
+
+def examine_cost(
+    recipe: Recipe, student: Side, teacher: Side, sample: Sample | None, findings: Findings
+) -> None:
+    """Estimate memory, disk space and time, and say where they do not suffice."""
+    if student.parameters is None or teacher.parameters is None or student.config is None:
+        return
+    trained = student.parameters if recipe.peft is None else 0
+    memory = _memory(recipe, student.config, student.parameters, teacher, trained)
+    _judge_memory(memory, recipe, findings)
+    _judge_disk(recipe, student.parameters, trained, findings)
+    if sample is not None:
+        _estimate_time(recipe, student.parameters, teacher.parameters, sample, findings)
+
+
+def _memory(
+    recipe: Recipe, config: "PretrainedConfig", parameters: int, teacher: Side, trained: int
+) -> Memory:
+    settings = recipe.training
+    text = config.get_text_config()
+    width = _BYTES.get(settings.student_dtype, 4)
+    compute = 2 if settings.bf16 else width
+    tokens = settings.per_device_train_batch_size * settings.max_length
+    return Memory(
+        student=parameters * width + trained * width,
+        optimizer=trained * 2 * width,
+        teacher=(teacher.parameters or 0) * _teacher_width(settings.teacher_dtype, teacher),
+        activations=tokens
+        * text.num_hidden_layers
+        * text.hidden_size
+        * _ACTIVATION_BYTES
+        * compute
+        // 2,
+    )
+
+
+def _teacher_width(dtype: str, teacher: Side) -> int:
+    stored = str(teacher.config.dtype).removeprefix("torch.") if teacher.config else ""
+    return _BYTES.get(stored if dtype == "auto" else dtype, 4)
+
+
+def _judge_memory(memory: Memory, recipe: Recipe, findings: Findings) -> None:
+    place, free = _free_memory(recipe.training.use_cpu)
+    fits = memory.total < free
+    findings.add(
+        "ok" if fits else "warning",
+        "memory",
+        f"about {size(memory.total)} of {size(free)} free on the {place}: student and gradients "
+        f"{size(memory.student)}, AdamW {size(memory.optimizer)}, teacher {size(memory.teacher)}, "
+        f"activations {size(memory.activations)} (batch x max_length x layers x hidden x "
+        f"{_ACTIVATION_BYTES} bytes at 16 bits)"
+        + (
+            ""
+            if fits
+            else ". Lower per_device_train_batch_size (and raise gradient_accumulation_steps as "
+            "much), lower max_length, or use teacher_dtype: bfloat16"
+        ),
+    )
+
+
+def _free_memory(use_cpu: bool) -> tuple[str, int]:
+    import psutil
+    import torch
+
+    if torch.cuda.is_available() and not use_cpu:
+        return "GPU", torch.cuda.mem_get_info()[0]
+    return "CPU", psutil.virtual_memory().available
+
+
+def _judge_disk(recipe: Recipe, parameters: int, trained: int, findings: Findings) -> None:
+    # A checkpoint is written beside the ones that are kept; adapters weigh next to nothing.
+    kept = (recipe.training.save_total_limit or 10) + 1
+    needed = kept * trained * 12 + parameters * 4
+    free = shutil.disk_usage(existing_folder(Path(recipe.output_dir))).free
+    findings.add(
+        "ok" if needed < free else "warning",
+        "disk",
+        f"about {size(needed)} for {kept} checkpoints (weights and two moments, 12 bytes a "
+        f"parameter) and the model, of {size(free)} free",
+    )
+
+
+def size(count: float) -> str:
+    """Bytes as a person says them.
+
+    >>> size(3_400_000_000), size(52_000_000), size(900)
+    ('3.4 GB', '52 MB', '1 kB')
+    """
+    for unit, name, digits in ((1e9, "GB", 1), (1e6, "MB", 0)):
+        if count >= unit:
+            return f"{count / unit:.{digits}f} {name}"
+    return f"{count / 1e3:.0f} kB"
+
+
+def existing_folder(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    path = path.expanduser().absolute()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def _estimate_time(
+    recipe: Recipe, student: int, teacher: int, sample: Sample, findings: Findings
+) -> None:
+    from crosstill.report.page import duration
+
+    settings = recipe.training
+    rows = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    steps = settings.max_steps
+    if steps <= 0:
+        steps = max(1, round(settings.num_train_epochs * sample.rows / rows))
+    operations = rows * (6 * student * sample.student_tokens + 2 * teacher * sample.teacher_tokens)
+    speed = _measured_speed(settings.use_cpu, bool(settings.bf16))
+    findings.add(
+        "note",
+        "time",
+        f"{steps:,} steps of {rows} rows: at least {duration(steps * operations / speed)} (6 x "
+        f"student + 2 x teacher parameters for each token, at the {speed / 1e12:.2f} TFLOP/s of a "
+        f"matrix product here; small models reach a third of it)",
+    )
+
+
+def _measured_speed(use_cpu: bool, bf16: bool, size: int = 1024) -> float:
+    """Floating-point operations per second of a square matrix product on the device of the run."""
+    import torch
+
+    cuda = torch.cuda.is_available() and not use_cpu
+    size = size * 4 if cuda else size
+    kind = torch.bfloat16 if bf16 else torch.float32
+    matrix = torch.ones(size, size, device="cuda" if cuda else "cpu", dtype=kind)
+    best = float("inf")
+    for _ in range(4):  # the first one warms up
+        start = time.perf_counter()
+        (matrix @ matrix).sum().item()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best

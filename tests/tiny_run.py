@@ -1,0 +1,86 @@
+"""A run small enough for a test: two models of different tokenizers, rows, a recipe."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import tiny_models
+import tiny_tokenizers
+
+ROWS = [
+    {"prompt": "Say hello.", "completion": " Hello, it is a fine day \u2013 and a long one."},
+    {"prompt": "Count.", "completion": " one two three four five six seven"},
+    {"text": "The quick brown fox jumps over the lazy dog, twice."},
+    {"text": "def add(a, b):\n    return a + b\n"},
+] * 4
+
+
+def save_model(folder: Path, tokenizer: Any, *, seed: int) -> Path:
+    """Save a tiny Llama with a tokenizer as a model folder."""
+    tiny_models.llama(len(tokenizer), seed=seed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_rows(file: Path, rows: list[dict]) -> Path:
+    """Write JSON Lines."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def make_run(folder: Path, **changes: Any) -> Path:
+    """Write models, data and a recipe into a folder; return the recipe. A change replaces a key."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "student").exists():
+        save_model(folder / "student", tiny_tokenizers.byte_level_bpe(vocab_size=320), seed=1)
+        save_model(folder / "teacher", tiny_tokenizers.byte_level_bpe(vocab_size=480), seed=2)
+    write_rows(folder / "train.jsonl", ROWS)
+    recipe = {
+        "student": str(folder / "student"),
+        "teacher": str(folder / "teacher"),
+        "train": str(folder / "train.jsonl"),
+        "output_dir": str(folder / "out"),
+        "eval_texts": ["A text that nobody has trained on."],
+        "prompts": {"prose": ["Once upon a time"]},
+        "training": {
+            "use_cpu": True,
+            "max_steps": 2,
+            "max_length": 64,
+            "per_device_train_batch_size": 2,
+            "divergence_samples": 1,
+            "divergence_tokens": 4,
+            "report_to": "none",
+        },
+    } | changes
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in recipe.items() if v is not None}))
+    return path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+def crosstill(*args: object, cwd: Path | None = None) -> Outcome:
+    """Run the command line in a process of its own, without the network."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    done = subprocess.run(
+        [sys.executable, "-m", "crosstill", *map(str, args)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=cwd,
+        timeout=120,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
