@@ -108,7 +108,7 @@ def render(
         parts += _ends_of_text(runs, len(places) - 1, taught)
     else:
         parts += _turn_tokens(runs, places, encoder, taught, loss_on)
-    ids = [int(id) for run in runs for id in run.ids]
+    ids = [id for run in runs for id in run.ids]
     ordered = tuple(part for _, part in sorted(parts, key=lambda entry: entry[0]))
     return Rendered(ids, byte_ends, ordered, encoder)
 
@@ -201,37 +201,39 @@ def _spell(
     Raises:
         RowFault: `unknown_token` or `unspellable`.
     """
-    spelled, ends, base = [], [], 0
+    unknown, normalization = encoder.bytes.unknown_id, encoder.normalization
+    spelled, base = [], 0
     for run in runs:
-        if run.special:
-            spelled.append((base, b""))
-            ends.append(np.full(len(run.ids), base, np.int64))
-            continue
-        own, run_ends = _spell_run(text[run.start : run.end], run.ids, encoder)
+        if not run.special and unknown is not None and unknown in run.ids:
+            raise RowFault(
+                "unknown_token",
+                "expected a text that the tokenizer can spell, got an unknown token.",
+            )
+        stretch = "" if run.special else text[run.start : run.end]
+        changed = normalization.changes(stretch)
+        own = normalization.spelled(stretch) if changed else stretch.encode()
         spelled.append((base, own))
-        ends.append(run_ends + base)
         base += len(own)
-    return spelled, np.concatenate(ends) if ends else np.empty(0, np.int64)
+    ids = [id for run in runs for id in run.ids]
+    if encoder.bytes.spell(ids) == b"".join(own for _, own in spelled):  # no prefix anywhere
+        return spelled, encoder.bytes.ends(ids)
+    ends = [
+        base + _run_ends(own, run.ids, encoder)
+        for run, (base, own) in zip(runs, spelled, strict=True)
+    ]
+    return spelled, np.concatenate(ends)
 
 
-def _spell_run(text: str, ids: Sequence[int], encoder: TextEncoder) -> tuple[bytes, np.ndarray]:
-    if encoder.bytes.unknown_id is not None and encoder.bytes.unknown_id in ids:
-        raise RowFault(
-            "unknown_token", "expected a text that the tokenizer can spell, got an unknown token."
-        )
-    normalization = encoder.normalization
-    own = normalization.spelled(text) if normalization.changes(text) else text.encode()
-    by_tokens = encoder.bytes.spell(ids)
+def _run_ends(own: bytes, ids: Sequence[int], encoder: TextEncoder) -> np.ndarray:
+    """Byte ends of the tokens of one run; a prefix the tokenizer put before it has no bytes."""
+    by_tokens, prefix = encoder.bytes.spell(ids), encoder.normalization.prefix
     if by_tokens == own:
-        prefix = 0
-    elif by_tokens == normalization.prefix + own:
-        prefix = len(normalization.prefix)
-    else:
-        raise RowFault(
-            "unspellable",
-            f"expected the tokens to spell {own[:80]!r}, got {by_tokens[:80]!r}.",
-        )
-    return own, np.maximum(encoder.bytes.ends(ids) - prefix, 0)
+        return encoder.bytes.ends(ids)
+    if by_tokens == prefix + own:
+        return np.maximum(encoder.bytes.ends(ids) - len(prefix), 0)
+    raise RowFault(
+        "unspellable", f"expected the tokens to spell {own[:80]!r}, got {by_tokens[:80]!r}."
+    )
 
 
 _Placed = tuple[tuple[int, int], Part]  # (character, 0 content or 1 special), part

@@ -185,6 +185,8 @@ def _variants(content: str) -> Iterator[tuple[int, str]]:
 
 def _around_thinking(message: int, offset: int, content: str) -> list[_Piece]:
     """The pieces of a content outside and inside its `<think>` tags, stripped, none empty."""
+    if not _THINK.search(content):
+        return [(message, offset, content)]
     pieces, at = [], offset
     for text in _THINK.split(content):
         stripped = text.strip()
