@@ -37,6 +37,7 @@ from crosstill.text.render import render
 
 PAIRS = (("llama3", "qwen3"), ("llama3", "gemma3"))
 LENGTHS = (512, 2048)
+REPEAT = 5  # calls in a burst, the same for all
 PEER = "trl==1.16.0"
 PEER_NEEDS = "torch==2.13.0"
 WORKER = Path(__file__).with_name("alignment_peer.py")
@@ -69,7 +70,7 @@ class Peer:
             [python, WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def ask(self, **question: str) -> dict:
+    def ask(self, **question: str | int) -> dict:
         """The worker's answer to one question."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -160,12 +161,14 @@ def measure(
             ids = student.encode(text), teacher.encode(text)
             sides = [render({"text": text}, encoder) for encoder in encoders]
             tokenise = seconds(
-                lambda t=text: [b.encode(t, add_special_tokens=False).ids for b in backends], 1
+                lambda t=text: [b.encode(t, add_special_tokens=False).ids for b in backends], REPEAT
             )
-            ours = seconds(lambda t=text, i=ids: align_ids(t, *i, student, teacher), 20)
-            row = seconds(lambda s=sides: align_rendered(*s), 20)
+            ours = seconds(lambda t=text, i=ids: align_ids(t, *i, student, teacher), REPEAT)
+            row = seconds(lambda s=sides: align_rendered(*s), REPEAT)
             answer = (
-                peer.ask(student=str(files[0]), teacher=str(files[1]), text=text) if peer else {}
+                peer.ask(student=str(files[0]), teacher=str(files[1]), text=text, repeat=REPEAT)
+                if peer
+                else {}
             )
             said = answer.get("error", said)
             if turn == 0:  # compiled and warmed up now

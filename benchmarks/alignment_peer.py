@@ -1,7 +1,7 @@
 """Times the peer's alignment, one JSON line a question. Runs in the peer's own environment.
 
-Question: paths of two `tokenizer.json` files and a text. Answer: seconds for byte offsets of both
-sides (without tokenising) and the walk over them, or the peer's refusal.
+Question: paths of two `tokenizer.json` files, a text, how often to repeat. Answer: seconds for the
+byte offsets of both sides (without tokenising) and the walk over them, or the peer's refusal.
 """
 
 import json
@@ -38,13 +38,18 @@ def answer(question: dict) -> dict:
     sides = [Encoded(backend(question[side]), text) for side in ("student", "teacher")]
     try:
         start = time.perf_counter()
-        offsets = [utils.encode_with_byte_offsets(side, [text])[0][1] for side in sides]
+        for _ in range(question["repeat"]):
+            offsets = [utils.encode_with_byte_offsets(side, [text])[0][1] for side in sides]
         middle = time.perf_counter()
-        ULDLoss._align_by_byte_offsets(*offsets)
+        for _ in range(question["repeat"]):
+            ULDLoss._align_by_byte_offsets(*offsets)
         end = time.perf_counter()
     except (NotImplementedError, ValueError) as error:
         return {"error": f"refused ({type(error).__name__})"}
-    return {"seconds": end - start, "walk_seconds": end - middle}
+    return {
+        "seconds": (end - start) / question["repeat"],
+        "walk_seconds": (end - middle) / question["repeat"],
+    }
 
 
 for line in sys.stdin:

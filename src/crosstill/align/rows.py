@@ -45,18 +45,16 @@ class _Line:
     """The token coordinates of one side, filled part by part."""
 
     def __init__(self, rendered: Rendered):
-        self.ids = np.fromiter(rendered.ids, np.int64, len(rendered.ids))
+        self.ids = rendered.ids
         self.special = rendered.encoder.bytes.special
         self.edges = np.zeros(len(self.ids) + 1, np.int64)
         self.edges[1:] = rendered.byte_ends
-        self.start = np.full(len(self.ids), -1, np.int64)
-        self.end = np.full(len(self.ids), -1, np.int64)
-        self.pair = np.full(len(self.ids), -1, np.int64)
+        self.start, self.end, self.pair = np.full((3, len(self.ids)), -1, np.int64)
 
     def tokens(self, start: int, end: int) -> tuple[int, int]:
         """The tokens wholly within the bytes `[start, end)`, no special token among them."""
-        first = int(np.searchsorted(self.edges[:-1], start, side="left"))
-        last = int(np.searchsorted(self.edges[1:], end, side="right"))
+        first = int(self.edges[:-1].searchsorted(start, side="left"))
+        last = int(self.edges[1:].searchsorted(end, side="right"))
         for at in range(first, last):
             if self.edges[at + 1] > start:
                 break
@@ -141,9 +139,8 @@ def _check_known(side: Rendered) -> None:
 def _put_special(lines: tuple[_Line, _Line], pair: PartPair, base: int, k: int) -> int:
     """Gives a special of both sides one unit; edges inside a longer one match nothing."""
     for beside, (line, part) in enumerate(zip(lines, (pair.student, pair.teacher), strict=True)):
-        edges = np.full(part.end - part.start + 1, base + 1 + beside)
-        edges[0], edges[-1] = base, base + SCALE
-        line.put(part.start, edges, k)
+        inner = [base + 1 + beside] * (part.end - part.start - 1)
+        line.put(part.start, np.array([base, *inner, base + SCALE]), k)
     return SCALE
 
 
