@@ -112,6 +112,12 @@ def test_thinking_that_the_template_drops_has_no_place():
     assert "Two" not in text
 
 
+def test_thinking_of_a_user_is_ordinary_content():
+    content = "What does <think> a </think> do?"
+    text, places = locate(with_template(THINKING), chat(content, "<think>b</think>It thinks."))
+    assert text[places[0].start : places[0].end] == content
+
+
 def test_thinking_stays_whole_where_the_template_leaves_it():
     content = "<think>Two and two.</think>Four."
     text, places = locate(with_template(CHATML), chat("2+2?", content))

@@ -102,8 +102,10 @@ def locate(
         (i, 0, m.content) for i, m in enumerate(conversation.messages) if m.content is not None
     ]
     found = _by_markers(tokenizer, conversation, chat_template_kwargs, text, whole)
-    if found is None and any(_THINK.search(content) for _, _, content in whole):
-        split = [piece for entry in whole for piece in _around_thinking(*entry)]
+    if found is None:
+        answers = {i for i, m in enumerate(conversation.messages) if m.role == "assistant"}
+        apart = [_around_thinking(*piece) if piece[0] in answers else [piece] for piece in whole]
+        split = [piece for pieces in apart for piece in pieces]
         found = _by_markers(tokenizer, conversation, chat_template_kwargs, text, split)
     if found is None:
         found = _by_search(text, whole)
