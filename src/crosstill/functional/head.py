@@ -16,7 +16,7 @@ from crosstill.functional.numerics import accumulation_dtype
 BLOCK_BYTES = 128 * 2**20
 """Size of a block's buffer where the caller names no number of rows."""
 
-CACHE_BYTES = 2**20
+CACHE_BYTES = 16 * 2**20
 """Rows that fit in this many bytes pass through several element-wise steps while in cache."""
 
 EXACT_ROWS = 16
