@@ -12,7 +12,7 @@ from transformers import (
 
 
 def llama(vocab_size: int, *, seed: int = 0, tied: bool = True, scale: float = 1.0, **more):
-    """A Llama with random weights; a larger `scale` makes its predictions more certain."""
+    """A Llama with random weights; `scale` (at most 10) makes its predictions more certain."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocab_size,

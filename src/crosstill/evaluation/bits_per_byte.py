@@ -21,14 +21,14 @@ What is not:
 - Rows of the output head that no token uses: they get no probability.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crosstill.errors import DataError
-from crosstill.evaluation.prompts import Prompt, opening, seam
+from crosstill.evaluation.prompts import Prompt, read
 from crosstill.evaluation.scoring import Sequence, sequence_nats
 from crosstill.teachers.local import known_ids
 from crosstill.text.encode import TextEncoder, text_encoder
@@ -124,6 +124,7 @@ def score(
     tokenizer: "Tokenizer",
     pairs: Rows[tuple[Prompt, str]],
     *,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     max_length: int = MAX_LENGTH,
     tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> Scores:
@@ -138,6 +139,7 @@ def score(
         tokenizer: its own fast tokenizer.
         pairs: (prompt, response). A prompt is plain text, or a list of chat messages, which goes
             through the model's own chat template up to where the assistant speaks.
+        chat_template_kwargs: arguments of that template.
         max_length: longest window in tokens; the model's own limit holds as well.
         tokens_per_batch: padded tokens that run at a time; memory grows with it.
 
@@ -146,33 +148,14 @@ def score(
         DataError: a text has characters that the tokenizer cannot spell.
     """
     encoder = text_encoder(tokenizer)
-    rows = [_row(encoder, prompt, response, i) for i, (prompt, response) in enumerate(pairs)]
-    limit = model.config.get_text_config().to_dict().get("max_position_embeddings") or max_length
+    readings = [read(prompt, text, encoder, chat_template_kwargs) for prompt, text in pairs]
+    # some architectures have no limit, and some give it another name behind this attribute
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_length
     nats = sequence_nats(
         model,
-        [sequence for sequence, _ in rows],
+        [Sequence(reading.ids, reading.first, reading.lead) for reading in readings],
         vocab_size=known_ids("model", model, encoder),
         max_length=min(max_length, limit),
         tokens_per_batch=tokens_per_batch,
     )
-    return Scores(nats, np.array([num_bytes for _, num_bytes in rows], dtype=np.int64))
-
-
-def _row(encoder: TextEncoder, prompt: Prompt, response: str, index: int) -> tuple[Sequence, int]:
-    """Tokenise one prompt with its response: which tokens count, how many bytes they are."""
-    head, tail = opening(prompt, encoder)
-    ids = encoder.encode(tail + response)
-    if encoder.bytes.unknown_id is not None and encoder.bytes.unknown_id in ids:
-        raise DataError(
-            f"text {index} has characters that the tokenizer cannot spell (it answers with its "
-            f"unknown token): {response[:60]!r}. Its bits per byte are not defined; leave it out."
-        )
-    num_bytes = len(response.encode())
-    ends = encoder.bytes.ends(ids)
-    first = int(np.searchsorted(ends, seam(encoder, tail, response), side="right"))
-    if not response:
-        first = len(ids)
-    if not head and first == 0 and ids:
-        first = 1
-        num_bytes = max(num_bytes - (int(ends[0]) - len(encoder.normalization.prefix)), 0)
-    return Sequence([*head, *ids], len(head) + first, lead=min(len(head), 1)), num_bytes
+    return Scores(nats, np.array([reading.num_bytes for reading in readings], dtype=np.int64))

@@ -19,13 +19,13 @@ bytes that are no text is cut at the last whole character before them.
 from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from crosstill.errors import ConfigError
 from crosstill.evaluation.bits_per_byte import bits, score
-from crosstill.evaluation.prompts import Prompt, opening
+from crosstill.evaluation.prompts import Prompt, read
 from crosstill.evaluation.samples import (
     Sample,
     Samples,
@@ -83,6 +83,7 @@ def sample_teacher(
     samples_per_prompt: int = 1,
     seed: int,
     path: "str | Path",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Samples:
     """Let the teacher write, score its texts, and keep both in a file that is written once.
 
@@ -99,6 +100,7 @@ def sample_teacher(
         samples_per_prompt: responses for each prompt.
         seed: of the draws.
         path: a JSON Lines file.
+        chat_template_kwargs: arguments of the teacher's chat template.
 
     Raises:
         ConfigError: no prompt, or the file is of another teacher, other prompts or settings.
@@ -115,14 +117,17 @@ def sample_teacher(
         "max_new_tokens": max_new_tokens,
         "samples_per_prompt": samples_per_prompt,
         "seed": seed,
+        "chat_template_kwargs": dict(chat_template_kwargs or {}),
     }
     found = read_samples(path, expected=origin)
     if found is not None:
         return found
     asked = [(k, i, p) for i, (k, p) in enumerate(flat) for _ in range(samples_per_prompt)]
-    responses = _respond(teacher, encoder, [p for _, _, p in asked], max_new_tokens, seed)
+    responses = _respond(
+        teacher, encoder, [p for _, _, p in asked], max_new_tokens, seed, chat_template_kwargs
+    )
     pairs = [(p, response) for (_, _, p), response in zip(asked, responses, strict=True)]
-    nats = score(teacher, encoder, pairs).nats
+    nats = score(teacher, encoder, pairs, chat_template_kwargs=chat_template_kwargs).nats
     items = [
         Sample(kind, index, prompt, response, float(value))
         for (kind, index, prompt), response, value in zip(asked, responses, nats, strict=True)
@@ -136,6 +141,8 @@ def teacher_divergence(
     teacher: "PreTrainedModel | None",
     teacher_tokenizer: "Tokenizer | None",
     samples: Samples,
+    *,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Divergence:
     """Compute how many bits per byte the student needs beyond its teacher, on the teacher's texts.
 
@@ -147,6 +154,7 @@ def teacher_divergence(
         teacher: where given, must be the model that wrote the samples.
         teacher_tokenizer: of the teacher, or None.
         samples: from `sample_teacher`.
+        chat_template_kwargs: arguments of the student's chat template.
 
     Returns:
         Bits per byte with standard errors, overall and by kind.
@@ -158,7 +166,8 @@ def teacher_divergence(
     items = [item for item in samples.items if item.response]
     if not items:
         raise ConfigError("the teacher wrote nothing but empty responses; give other prompts")
-    scores = score(student, student_tokenizer, [(s.prompt, s.response) for s in items])
+    pairs = [(s.prompt, s.response) for s in items]
+    scores = score(student, student_tokenizer, pairs, chat_template_kwargs=chat_template_kwargs)
     teacher_nats = np.array([s.teacher_nats for s in items])
     prompt = np.array([s.prompt_index for s in items])
     kind = np.array([s.kind for s in items])
@@ -197,10 +206,10 @@ def _respond(
     prompts: list[Prompt],
     max_new_tokens: int,
     seed: int,
+    chat_template_kwargs: Mapping[str, Any] | None,
 ) -> list[str]:
     """Draw one response to each prompt, as text."""
-    parts = [opening(prompt, encoder) for prompt in prompts]
-    openings = [[*head, *encoder.encode(tail)] for head, tail in parts]
+    openings = [read(prompt, "", encoder, chat_template_kwargs).ids for prompt in prompts]
     if not all(openings):
         raise ConfigError(
             "a prompt has no token for this teacher (its tokenizer has no beginning-of-text and "

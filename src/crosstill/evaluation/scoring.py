@@ -36,8 +36,8 @@ def windows(sequence: Sequence, limit: int) -> list[Sequence]:
     """Cut a sequence into windows of at most `limit` tokens that score each token exactly once.
 
     Consecutive windows overlap by half, so that every scored token has about `limit / 2` tokens of
-    context at least, or all there are. Each window opens with the lead: many models put much of their
-    attention on the beginning-of-text token and are lost without it.
+    context at least, or all there are. Each window opens with the lead: many models put much of
+    their attention on the beginning-of-text token and are lost without it.
     """
     if limit < 2:
         raise ConfigError(f"a window of at least 2 tokens is needed to score one, got {limit}")

@@ -141,7 +141,7 @@ def _cover(source: TextEncoder, target: TextEncoder) -> tuple[list[list[int]], T
 def _same_special(source: TextEncoder, target: TextEncoder, id: int) -> list[int]:
     """The source's special token of the same name, else of the same role."""
     # the name first: one role can have several tokens
-    name = target.tokenizer.convert_ids_to_tokens(id)
+    name = str(target.tokenizer.convert_ids_to_tokens(id))
     same = source.tokenizer.get_vocab().get(name)
     if same is not None and source.bytes.special[same]:
         return [same]
@@ -167,7 +167,7 @@ class _Speller:
         self._ids: dict[bytes, int] = {}
         # the later entry wins: go from byte-fallback pieces to ordinary ones, so that "A" is found
         # rather than "<0x41>", and within each from high ids to low ones
-        names = encoder.tokenizer.convert_ids_to_tokens(range(encoder.vocab_size))
+        names = encoder.tokenizer.convert_ids_to_tokens(list(range(encoder.vocab_size)))
         fallback = [bool(n) and n.startswith("<0x") and n.endswith(">") for n in names]
         order = sorted(range(encoder.vocab_size), key=lambda id: (not fallback[id], -id))
         for id in order:
