@@ -1,5 +1,7 @@
 """A run small enough for a test: two models of different tokenizers, rows, a recipe."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -12,6 +14,7 @@ import yaml
 
 import tiny_models
 import tiny_tokenizers
+from crosstill.cli.main import main
 
 ROWS = [
     {"prompt": "Say hello.", "completion": " Hello, it is a fine day \u2013 and a long one."},
@@ -47,14 +50,14 @@ def make_run(folder: Path, **changes: Any) -> Path:
         "train": str(folder / "train.jsonl"),
         "output_dir": str(folder / "out"),
         "eval_texts": ["A text that nobody has trained on."],
-        "prompts": {"prose": ["Once upon a time"]},
+        "prompts": {"prose": ["Once upon a time", "The fox"]},
         "training": {
             "use_cpu": True,
             "max_steps": 2,
             "max_length": 64,
             "per_device_train_batch_size": 2,
-            "divergence_samples": 1,
-            "divergence_tokens": 4,
+            "divergence_samples": 4,
+            "divergence_tokens": 8,
             "report_to": "none",
         },
     } | changes
@@ -72,7 +75,22 @@ class Outcome:
     err: str
 
 
-def crosstill(*args: object, cwd: Path | None = None) -> Outcome:
+def crosstill(*args: object) -> Outcome:
+    """Run the command line in this process: the same entry point, without a second start."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    before = sys.argv
+    sys.argv = ["crosstill", *map(str, args)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.argv = before
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def crosstill_apart(*args: object) -> Outcome:
     """Run the command line in a process of its own, without the network."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
     done = subprocess.run(
@@ -80,7 +98,6 @@ def crosstill(*args: object, cwd: Path | None = None) -> Outcome:
         capture_output=True,
         text=True,
         env=environment,
-        cwd=cwd,
-        timeout=120,
+        timeout=300,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)

@@ -74,7 +74,13 @@ def test_the_page_shows_the_numbers_of_the_run(tmp_path):
     )
     for number in shown:
         assert number in text, number
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("svg") == 3
+
+
+def test_curves_end_with_what_was_measured_after_the_run():
+    html = render({**SUMMARY, "steps": 4}, [{"step": 0, "eval_divergence": 1.25}])
+    assert "<title>0: 1.25</title>" in html
+    assert "<title>4: 0.5</title>" in html
 
 
 def test_the_page_needs_nothing_but_itself():
@@ -101,7 +107,10 @@ def test_text_from_models_and_files_cannot_become_markup():
             "teacher_divergence_before_by_kind": {evil: 1.0},
             "teacher_divergence_after_by_kind": {evil: 0.5},
         },
-        [{"step": 1, f"loss/{evil}": 1.0, "loss/b": 2.0}, {"step": 2, f"eval_divergence{evil}": 1}],
+        [
+            {"step": 1, f"loss/{evil}": 1.0, "loss/b": 2.0},
+            {"step": 2, f"eval_divergence/{evil}": 1, "eval_divergence/b": 1},
+        ],
     )
     _, page = _parsed(html)
     assert "script" not in page.tags

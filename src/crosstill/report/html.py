@@ -47,7 +47,7 @@ def render(summary: dict[str, Any], lines: list[dict[str, Any]], alignment: str 
             summary.get("teacher_divergence_before_by_kind") or {},
             summary.get("teacher_divergence_after_by_kind") or {},
         ),
-        "charts": page.charts(lines),
+        "charts": page.charts([*lines, page.last_line(summary)]),
         "completions": page.completions(summary.get("completions") or []),
         "alignment": Markup(alignment),  # noqa: S704 - crosstill.align.view escapes it
         "coverage": page.counts(summary),

@@ -69,25 +69,38 @@ def charts(lines: Sequence[Mapping[str, Any]]) -> list[Markup]:
     """Curves of the run from the lines of metrics.jsonl: losses, divergence, bits per byte."""
     keys = {key for line in lines for key in line}
     losses = sorted(key for key in keys if key.startswith("loss/"))
-    drawn = [_chart(lines, ["loss"], "Training loss", "as optimised")]
+    gaps = sorted(key for key in keys if key.startswith("eval_divergence/"))
+    drawn = [_chart(lines, {"loss": "loss"}, "Training loss", "as optimised")]
     if len(losses) > 1:
-        drawn += [_chart(lines, [key], f"Loss of {key[5:]}", "mean, nats") for key in losses]
+        drawn += [_chart(lines, {key: key}, f"Loss of {key[5:]}", "mean, nats") for key in losses]
     drawn += [
         _chart(
             lines,
-            sorted((key for key in keys if "divergence" in key), key=lambda key: (len(key), key)),
+            {"eval_divergence": "all kinds"}
+            | ({key: key.split("/", 1)[1] for key in gaps} if len(gaps) > 1 else {}),
             "Teacher divergence",
             "bits per byte",
         ),
         _chart(
             lines,
-            sorted(key for key in keys if "bits_per_byte" in key and "divergence" not in key),
+            {"eval_bits_per_byte": "held-out text", "bits_per_byte": "training rows"},
             "Bits per byte",
             "of the student",
         ),
-        _chart(lines, ["grad_norm"], "Gradient norm", "before clipping"),
+        _chart(lines, {"grad_norm": "norm"}, "Gradient norm", "before clipping"),
     ]
     return [chart for chart in drawn if chart]
+
+
+def last_line(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured after the last step, as a line of metrics: the end of the curves."""
+    kinds_after = summary.get("teacher_divergence_after_by_kind") or {}
+    return {
+        "step": summary.get("steps"),
+        "eval_divergence": summary.get("teacher_divergence_after"),
+        "eval_bits_per_byte": summary.get("student_bits_per_byte_after"),
+        **{f"eval_divergence/{kind}": value for kind, value in kinds_after.items()},
+    }
 
 
 def counts(summary: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -175,18 +188,18 @@ def _change(summary: Mapping[str, Any], key: str, label: str) -> Fact | None:
 
 
 def _chart(
-    lines: Sequence[Mapping[str, Any]], keys: Sequence[str], title: str, unit: str
+    lines: Sequence[Mapping[str, Any]], names: Mapping[str, str], title: str, unit: str
 ) -> Markup:
     """A chart with one line a key, at most four: more than that are a tangle."""
     series = [
         Series(
-            key.replace("_", " "),
+            name,
             [
                 (float(line["step"]), float(line[key]))
                 for line in lines
                 if _is_number(line.get(key)) and _is_number(line.get("step"))
             ],
         )
-        for key in keys[:4]
+        for key, name in list(names.items())[:4]
     ]
     return line_chart(series, title=title, x_label="step", y_label=unit)
