@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _IN_UTF8 = [*range(0xC0), *range(0xC2, 0xF5)]  # 0xC0, 0xC1 and 0xF5 up never occur
+# Control characters, and the lead bytes of planes that hold no character but private ones.
+_RARE = {*range(0x20), 0x7F, 0xF1, 0xF2, 0xF4} - {*b"\t\n\r"}
 _BOUNDARY = np.frombuffer(b" \t\n", np.uint8)
 
 
@@ -36,6 +38,8 @@ class TokenBytes:
         first_byte: int16 [V], -1 where nothing is spelled.
         unknown_id: A token that can stand for any bytes, if the tokenizer has one.
         kind: "byte-level", "metaspace", "wordpiece", "character", "word", "bpe" or "unigram".
+        missing: Rare bytes that no token spells and that the tokenizer drops without a trace
+            (SmolLM2: some control characters). `TextEncoder.encode` refuses a text that has one.
 
     Example:
         >>> from tokenizers import Tokenizer, models, pre_tokenizers
@@ -53,6 +57,7 @@ class TokenBytes:
     first_byte: np.ndarray
     unknown_id: int | None
     kind: str
+    missing: bytes
     _starts: np.ndarray = field(repr=False)
     _buffer: np.ndarray = field(repr=False)
 
@@ -146,9 +151,10 @@ def build_table(spec: TokenizerSpec, added: dict[int, bytes]) -> TokenBytes:
         added: What its added content tokens spell.
 
     Raises:
-        TokenizerError: Some byte has no token and there is no unknown token either, so that text
-            would vanish without a trace.
+        TokenizerError: Some byte of ordinary text has no token and there is no unknown token
+            either, so that text would vanish without a trace.
     """
+    unknown, missing = _unspelled(spec)
     spelled = dict(zip(spec.vocab.values(), _spellings(spec), strict=True))
     spelled |= added
     spelled |= dict.fromkeys(spec.control, b"")
@@ -165,8 +171,9 @@ def build_table(spec: TokenizerSpec, added: dict[int, bytes]) -> TokenBytes:
         lengths=lengths,
         special=special,
         first_byte=np.where(lengths > 0, buffer[starts], -1).astype(np.int16),
-        unknown_id=_unknown(spec, pieces),
+        unknown_id=unknown,
         kind=_kind(spec),
+        missing=missing,
         _starts=starts,
         _buffer=buffer,
     )
@@ -174,26 +181,40 @@ def build_table(spec: TokenizerSpec, added: dict[int, bytes]) -> TokenBytes:
 
 def _spellings(spec: TokenizerSpec) -> Iterable[bytes]:
     """What each entry of the model's vocabulary spells, in its order."""
+    tokens: Sequence[str] = list(spec.vocab)
+    if spec.continuing_prefix or spec.word_suffix:
+        tokens = [_bare(spec, token) for token in tokens]
     if spec.byte_level:
-        return _byte_level(spec)
-    return [_written(spec, token) for token in spec.vocab]
+        return _byte_level(tokens)
+    return _written(tokens, spec.mark, spec.byte_fallback)
 
 
-def _byte_level(spec: TokenizerSpec) -> Iterable[bytes]:
+def _byte_level(tokens: Sequence[str]) -> list[bytes]:
+    """Every character is one byte; so all are translated at once."""
     alphabet = byte_alphabet()
     table = {ord(char): byte for byte, char in enumerate(alphabet)}
-    outside = re.compile(f"[^{re.escape(''.join(alphabet))}]")
-    for token in spec.vocab:
-        bare = _bare(spec, token)
-        # A string outside the alphabet is an added token, stored as it is written.
-        yield bare.encode() if outside.search(bare) else bare.translate(table).encode("latin-1")
+    foreign = "".join(set("".join(tokens)) - set(alphabet))
+    # A token with a character outside the alphabet is an added one, stored as it is written.
+    find = re.compile(f"[{re.escape(foreign)}]" if foreign else "(?!)")
+    raw = {k: token for k, token in enumerate(tokens) if foreign and find.search(token)}
+    kept = ["" if k in raw else token for k, token in enumerate(tokens)] if raw else tokens
+    joined = "".join(kept).translate(table).encode("latin-1")
+    pieces, at = [], 0
+    for token in kept:
+        pieces.append(joined[at : at + len(token)])
+        at += len(token)
+    for k, token in raw.items():
+        pieces[k] = token.encode()
+    return pieces
 
 
-def _written(spec: TokenizerSpec, token: str) -> bytes:
-    if spec.byte_fallback and len(token) == 6 and (match := _BYTE_TOKEN.fullmatch(token)):
-        return bytes.fromhex(match[1])
-    bare = _bare(spec, token)
-    return (bare.replace(spec.mark, " ") if spec.mark else bare).encode()
+def _written(tokens: Sequence[str], mark: str | None, byte_fallback: bool) -> list[bytes]:
+    """Tokens are text, but for the mark that stands for a space and the `<0xXX>` of a byte."""
+    pieces = [(token.replace(mark, " ") if mark else token).encode() for token in tokens]
+    for k, token in enumerate(tokens if byte_fallback else ()):
+        if len(token) == 6 and (match := _BYTE_TOKEN.fullmatch(token)):
+            pieces[k] = bytes.fromhex(match[1])
+    return pieces
 
 
 def _bare(spec: TokenizerSpec, token: str) -> str:
@@ -205,15 +226,16 @@ def _bare(spec: TokenizerSpec, token: str) -> str:
     return token
 
 
-def _unknown(spec: TokenizerSpec, pieces: Sequence[bytes]) -> int | None:
-    """The token that hides what cannot be spelled; `None` where every byte can be."""
+def _unspelled(spec: TokenizerSpec) -> tuple[int | None, bytes]:
+    """The token that hides what has no token of its own; else the bytes that are dropped."""
     missing = _missing_bytes(spec)
-    if not missing:
-        return None
-    if spec.unknown is not None:
-        return spec.unknown
+    if not missing or spec.unknown is not None:
+        return (spec.unknown if missing else None), b""
+    if _RARE.issuperset(missing):
+        return None, bytes(missing)
+    ordinary = [byte for byte in missing if byte not in _RARE]
     what = (
-        f"bytes {', '.join(f'0x{byte:02X}' for byte in missing[:8])}"
+        f"bytes {', '.join(f'0x{byte:02X}' for byte in ordinary[:8])}"
         if spec.byte_level or spec.byte_fallback
         else "characters outside its vocabulary"
     )

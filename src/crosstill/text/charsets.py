@@ -38,8 +38,8 @@ class Touched:
         """Whether the normaliser might change the text; False is certain."""
         if not self.ascii and text.isascii():
             return False
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-        flags = self._flags[np.minimum(codes, len(self._flags) - 1)]
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.int32)
+        flags = self._flags.take(codes, mode="clip")
         if not len(flags) or flags.max() == 0:
             return False
         if flags.max() >= _TOUCHED:
@@ -76,11 +76,11 @@ def normalizer_of(state: bytes) -> normalizers.Normalizer:
 
 
 def char_class(codes: Iterable[int], *ranges: tuple[int, int]) -> str:
-    """A regular expression for one character among `codes` and the closed `ranges`.
+    r"""A regular expression for one character among `codes` and the closed `ranges`.
 
     Example:
         >>> char_class([97, 98, 99, 120])
-        '[\\\\U00000061-\\\\U00000063\\\\U00000078-\\\\U00000078]'
+        '[\\U00000061-\\U00000063\\U00000078-\\U00000078]'
     """
     runs: list[list[int]] = []
     for code in sorted(codes):

@@ -61,7 +61,7 @@ class TextEncoder:
         a row that holds it cannot be spelled (`bytes.unknown_id in ids`).
 
         Raises:
-            DataError: The text holds a lone surrogate.
+            DataError: The text holds a lone surrogate, or a byte that the tokenizer drops.
         """
         return self.encode_batch([text])[0]
 
@@ -69,7 +69,7 @@ class TextEncoder:
         """The ids of many texts, as `encode` gives them.
 
         Raises:
-            DataError: A text holds a lone surrogate.
+            DataError: A text holds a lone surrogate, or a byte that the tokenizer drops.
         """
         try:
             rows = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -81,7 +81,21 @@ class TextEncoder:
         for text, row in zip(texts, ids, strict=True):
             if not self._forbidden.isdisjoint(row):
                 raise self._made_special(text, row)
+            if self.bytes.missing:
+                self._refuse_dropped(text, row)
         return ids
+
+    def _refuse_dropped(self, text: str, ids: list[int]) -> None:
+        """Compares lengths alone, so that it costs next to nothing."""
+        expected = len(self.normalization.prefix_of(text)) + len(self.normalization.spelled(text))
+        if (ids and self.bytes.ends(ids)[-1] == expected) or not expected:
+            return
+        dropped = sorted(set(self.normalization.spelled(text)).intersection(self.bytes.missing))
+        raise DataError(
+            f"expected text that the tokenizer can spell, got {text[:80]!r} with "
+            f"{', '.join(f'0x{byte:02X}' for byte in dropped)}, for which it has no token and "
+            "which it drops: mend the row, or let bad rows be skipped."
+        )
 
     def _made_special(self, text: str, ids: list[int]) -> DataError:
         token = self.tokenizer.convert_ids_to_tokens(min(self._forbidden.intersection(ids)))

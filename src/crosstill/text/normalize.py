@@ -22,9 +22,10 @@ from crosstill.text.steps import (
     WHITESPACE,
     Clusters,
     LiteralBytes,
+    Removal,
+    Replacement,
     Step,
     Strip,
-    Substitution,
     WordsMarked,
 )
 
@@ -317,7 +318,7 @@ def _state(parts: Sequence[Mapping[str, Any]]) -> bytes:
 def _replace_step(part: Mapping[str, Any]) -> Step:
     pattern, literal = part["pattern"].get("Regex"), part["pattern"].get("String")
     find = _plain(pattern) if literal is None else re.compile(re.escape(literal))
-    return Substitution(find, part["content"], normalizer_of(_state([part])))
+    return Replacement(normalizer_of(_state([part])), find, part["content"])
 
 
 def _plain(pattern: str) -> re.Pattern[str] | None:
@@ -358,9 +359,9 @@ def _pre_tokenizer_steps(spec: TokenizerSpec) -> tuple[tuple[Step, ...], _Lead]:
             case "ByteLevel" if part["add_prefix_space"] and place == 0:
                 lead = _Lead(" ", " ", everywhere=True)
             case kind if kind in _SPACE_DROPPERS:
-                steps.append(Substitution(re.compile(f"[{WHITESPACE}]+"), ""))
+                steps.append(Removal(re.compile(f"[{WHITESPACE}]+")))
             case "CharDelimiterSplit":
-                steps.append(Substitution(re.compile(re.escape(part["delimiter"])), ""))
+                steps.append(Removal(re.compile(re.escape(part["delimiter"]))))
             case "Split" if part["behavior"] == "Removed" and not part["invert"]:
                 steps.append(_removal(part))
     return tuple(steps), lead
@@ -370,4 +371,4 @@ def _removal(part: Mapping[str, Any]) -> Step:
     pattern, literal = part["pattern"].get("Regex"), part["pattern"].get("String")
     find = _plain(pattern) if literal is None else re.compile(re.escape(literal))
     # A pattern of another dialect is taken to remove nothing; the check of the law then decides.
-    return Substitution(find or re.compile("(?!)"), "")
+    return Removal(find or re.compile("(?!)"))

@@ -2,8 +2,8 @@
 
 A step says cheaply whether it may change a text, does what the tokenizer does to it, and tells
 which places of the text correspond to which places of the result. The tokenizer's own normalisers
-do the work; only the edge map is found here, and it is checked: cut at its edges and rewritten piece
-by piece, the text must come out as when rewritten whole. Otherwise the step is opaque there.
+do the work; only the edge map is found here, and it is checked: cut at its edges and rewritten
+piece by piece, the text must come out as when rewritten whole. Otherwise the step is opaque there.
 """
 
 import re
@@ -54,12 +54,15 @@ class Clusters:
     _touched: Touched | None = field(default=None, repr=False)
 
     def may_change(self, text: str) -> bool:
+        """Whether the step might change the text; False is certain."""
         return self._reach().doubtful(text)
 
     def apply(self, text: str) -> str:
+        """The text after the step."""
         return self.normalizer.normalize_str(text)
 
     def edges(self, text: str, result: str) -> np.ndarray:
+        """The edge map from `text` to `result`."""
         for pattern in (self._reach().clusters, _WORDS):
             spans = [match.span() for match in pattern.finditer(text)]
             images = [self._image(text[start:end]) for start, end in spans]
@@ -85,32 +88,51 @@ class Clusters:
 
 
 @dataclass
-class Substitution:
-    """A Replace normaliser, or a pre-tokenizer that removes what matches a pattern.
+class Replacement:
+    """A Replace normaliser.
 
-    `find` is `None` where the tokenizer's pattern is none of Python's: then it is asked each time,
-    and its changes are opaque.
+    `find` is `None` where the tokenizer's pattern may mean something else to Python: then the
+    tokenizer is asked each time, and its changes are opaque.
     """
 
+    normalizer: normalizers.Normalizer
     find: re.Pattern[str] | None
     image: str
-    normalizer: normalizers.Normalizer | None = None
 
     def may_change(self, text: str) -> bool:
+        """Whether the step might change the text; False is certain."""
         return self.find is None or self.find.search(text) is not None
 
     def apply(self, text: str) -> str:
-        if self.normalizer is not None:
-            return self.normalizer.normalize_str(text)
-        assert self.find is not None, "a removal is only made from a pattern of Python's"
-        return self.find.sub("", text)
+        """The text after the step."""
+        return self.normalizer.normalize_str(text)
 
     def edges(self, text: str, result: str) -> np.ndarray:
-        spans = [] if self.find is None else [match.span() for match in self.find.finditer(text)]
-        spans = [(start, end) for start, end in spans if start < end]
+        """The edge map from `text` to `result`."""
+        spans = [] if self.find is None else _spans(self.find, text)
         if _substitute(text, spans, [self.image] * len(spans)) != result:
             return edges.whole(len(text), len(result))
         return edges.substituted(len(text), spans, [len(self.image)] * len(spans))
+
+
+@dataclass
+class Removal:
+    """A pre-tokenizer that drops what it finds: whitespace (BERT), a delimiter."""
+
+    find: re.Pattern[str]
+
+    def may_change(self, text: str) -> bool:
+        """Whether the step might change the text; False is certain."""
+        return self.find.search(text) is not None
+
+    def apply(self, text: str) -> str:
+        """The text after the step."""
+        return self.find.sub("", text)
+
+    def edges(self, text: str, result: str) -> np.ndarray:
+        """The edge map from `text` to `result`."""
+        spans = _spans(self.find, text)
+        return edges.substituted(len(text), spans, [0] * len(spans))
 
 
 @dataclass
@@ -121,13 +143,16 @@ class Strip:
     right: bool
 
     def may_change(self, text: str) -> bool:
+        """Whether the step might change the text; False is certain."""
         return self.apply(text) != text
 
     def apply(self, text: str) -> str:
+        """The text after the step."""
         text = text.lstrip(WHITESPACE) if self.left else text
         return text.rstrip(WHITESPACE) if self.right else text
 
     def edges(self, text: str, result: str) -> np.ndarray:
+        """The edge map from `text` to `result`."""
         start = len(text) - len(text.lstrip(WHITESPACE)) if self.left else 0
         spans = [(0, start), (start + len(result), len(text))]
         spans = [(a, b) for a, b in spans if a < b]
@@ -145,13 +170,16 @@ class WordsMarked:
     always: bool  # else a text that begins with whitespace has no mark before its first word
 
     def may_change(self, text: str) -> bool:
+        """Whether the step might change the text; False is certain."""
         return _UNUSUAL_SPACES.search(text) is not None or self.mark in text
 
     def apply(self, text: str) -> str:
+        """The text after the step."""
         spans, images = self._images(text)
         return _substitute(text, spans, images)
 
     def edges(self, text: str, result: str) -> np.ndarray:
+        """The edge map from `text` to `result`."""
         spans, images = self._images(text)
         return edges.substituted(len(text), spans, [len(image) for image in images])
 
@@ -171,12 +199,15 @@ class LiteralBytes:
     """Text that reads `<0x41>`: Unigram models with byte fallback take it for the byte itself."""
 
     def may_change(self, text: str) -> bool:
+        """Whether the step might change the text; False is certain."""
         return _LITERAL_BYTE.search(text) is not None
 
     def apply(self, text: str) -> str:
+        """The text after the step."""
         return _LITERAL_BYTE.sub(lambda match: _raw_byte(int(match[1], 16)), text)
 
     def edges(self, text: str, result: str) -> np.ndarray:
+        """The edge map from `text` to `result`."""
         spans = [match.span() for match in _LITERAL_BYTE.finditer(text)]
         return edges.substituted(len(text), spans, [1] * len(spans))
 
@@ -184,6 +215,11 @@ class LiteralBytes:
 def _raw_byte(byte: int) -> str:
     """A byte as a character that encodes to it with "surrogateescape"."""
     return chr(byte if byte < 0x80 else 0xDC00 + byte)
+
+
+def _spans(find: re.Pattern[str], text: str) -> list[tuple[int, int]]:
+    """Where the pattern finds something that is not empty."""
+    return [match.span() for match in find.finditer(text) if match[0]]
 
 
 def _substitute(text: str, spans: list[tuple[int, int]], images: list[str]) -> str:
