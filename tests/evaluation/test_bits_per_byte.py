@@ -178,7 +178,7 @@ def test_a_window_of_one_token_is_refused():
 def test_unspellable_text_is_refused():
     tokenizer = tiny_tokenizers.characters(["abc "])
     model = tiny_models.llama(len(tokenizer))
-    with pytest.raises(DataError, match="cannot spell the text .xyz"):
+    with pytest.raises(DataError, match="cannot spell the text"):
         bits_per_byte(model, tokenizer, ["abc", "xyz"])
 
 
