@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosstill.errors import CheckpointError
-from crosstill.training.saving import random_state, set_random_state
+from crosstill.training.randomness import random_state, set_random_state
 from crosstill.training.state import load_state, save_state
 
 SCALARS = (

@@ -13,6 +13,8 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from crosstill.training.randomness import kept_randomness
+
 METRICS = "metrics.jsonl"
 
 
@@ -144,7 +146,9 @@ class Measure(TrainerCallback):
         """Measures where the step is due; the last one is measured after training anyway."""
         due = state.global_step % self.every == 0 and state.global_step < state.max_steps
         if due and state.is_world_process_zero:
-            self.log(self.measure())
+            with kept_randomness():
+                line = self.measure()
+            self.log(line)
 
 
 class StopOnSignal(TrainerCallback):

@@ -1,6 +1,7 @@
 """The guard against numbers that are not finite: it acts before a weight is touched."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def check_loss(loss: MixLoss, batch: PairBatch, step: int, folder: Path) -> None
     Raises:
         NumericsError: Names the step, the rows and the objectives.
     """
-    if bool(torch.isfinite(loss.total)):
+    total = float(loss.total.detach())
+    if math.isfinite(total):
         return
     bad = [name for name, part in loss.parts.items() if not bool(torch.isfinite(part.total))]
     rows = StepRows(batch["row_index"].tolist())
@@ -42,7 +44,7 @@ def check_loss(loss: MixLoss, batch: PairBatch, step: int, folder: Path) -> None
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "nonfinite.json").write_text(json.dumps(note), encoding="utf-8")
     raise NumericsError(
-        f"the loss is {float(loss.total)} at step {step} in {rows.text()}, in objective "
+        f"the loss is {total} at step {step} in {rows.text()}, in objective "
         f"{', '.join(bad) or 'sum'}; no weight was changed. The ids are in "
         f"{folder / 'nonfinite.json'}. Lower learning_rate, set max_grad_norm, or mend the rows."
     )
@@ -72,10 +74,12 @@ class GradientGuard(TrainerCallback):
         bad = non_finite([gradient for _, gradient in named])
         if not bad:
             return
-        names = [named[index][0] for index in bad]
+        # Clipping by an infinite norm spreads to every parameter; then no name tells anything.
+        first = named[bad[0]][0]
+        where = "every parameter" if len(bad) == len(named) else f"{len(bad)} (first: {first})"
         raise NumericsError(
             f"the gradient is not finite at step {state.global_step + 1} in {self.rows.text()}, in "
-            f"{len(names)} parameters (first: {names[0]}); no weight was changed. Lower "
+            f"{where}; no weight was changed. Lower "
             f"learning_rate, or use float32 (bf16: false)."
         )
 

@@ -1,13 +1,10 @@
 """A trainer that saves whole checkpoints, without pickle, and resumes only its own run."""
 
 import logging
-import random
 import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer
@@ -18,6 +15,7 @@ from crosstill.training import checkpoint as ckpt
 from crosstill.training.checkpoint import Origin
 from crosstill.training.fingerprint import versions
 from crosstill.training.output import locked
+from crosstill.training.randomness import random_state, set_random_state
 from crosstill.training.state import load_state, save_state
 
 logger = logging.getLogger(__name__)
@@ -170,21 +168,3 @@ class SavingTrainer(Trainer):
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         """There is none: fp16 is refused."""
-
-
-def random_state() -> dict[str, Any]:
-    """The states of all random generators that training draws from."""
-    numpy_state = np.random.get_state()  # noqa: NPY002 - the global one is what others draw from
-    state = {"python": random.getstate(), "numpy": numpy_state, "torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Puts the random generators where `random_state` found them."""
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])

@@ -36,6 +36,7 @@ from crosstill.training.fingerprint import (
     tokenizer_fingerprint,
 )
 from crosstill.training.guard import GradientGuard, StepRows, check_loss
+from crosstill.training.randomness import kept_randomness
 from crosstill.training.rows import numbered
 from crosstill.training.saving import SavingTrainer
 from crosstill.training.setup import adapted, resolve_student, resolve_teacher
@@ -305,6 +306,16 @@ class DistillTrainer(SavingTrainer):
             for name, part in dataset.items():
                 found |= self.evaluate(part, ignore_keys, f"{metric_key_prefix}_{name}")
             return found
+        with kept_randomness():
+            sums = self._evaluation_sums(dataset)
+        metrics = self._evaluated(sums.total(self.accelerator), metric_key_prefix)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _evaluation_sums(self, dataset: Any) -> meters.Sums:
         sums = meters.Sums()
         model = cast(nn.Module, self.model_wrapped)
         was_training = model.training
@@ -316,12 +327,7 @@ class DistillTrainer(SavingTrainer):
             self._mix_loss(model, inputs, sums, measure=True)
             meters.add_batch(sums, batch)
         model.train(was_training)
-        metrics = self._evaluated(sums.total(self.accelerator), metric_key_prefix)
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        return metrics
+        return sums
 
     def _evaluated(self, sums: dict[str, float], prefix: str) -> dict[str, float]:
         line, loss = {}, 0.0
