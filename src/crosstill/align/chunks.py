@@ -4,7 +4,7 @@ Bytes decide. Both sides spell the text; a chunk is a shortest run of tokens tha
 on both sides, at the same byte. Nothing is decoded, and no position or character offset is used.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +69,8 @@ class Alignment:
     student_chunk: np.ndarray
     teacher_chunk: np.ndarray
     rewritten: bool
-    student_spelling: "TokenBytes"
-    teacher_spelling: "TokenBytes"
+    student_spelling: "TokenBytes" = field(repr=False)
+    teacher_spelling: "TokenBytes" = field(repr=False)
     student_extra: int = 0
     teacher_extra: int = 0
 

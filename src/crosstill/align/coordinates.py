@@ -13,6 +13,8 @@ given as pieces `(o0, o1, n0, n1)`: original bytes `[o0, o1)` became `[n0, n1)`.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 SCALE = 8
 _STUDENT, _TEACHER = 1, 2
+_MOST_CHARACTERS = 64  # of a changed piece that is still searched for places to cut
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ def rewritten_line(
         return SCALE * student_edges, SCALE * teacher_edges
     original = text.encode()
     rewritings = [
-        Rewriting.of(original, spelled, normalization.pieces(text))
+        Rewriting.of(original, spelled, _refined(original, spelled, normalization, text))
         for spelled, normalization in zip(spellings, normalizations, strict=True)
     ]
     (student, at_student), (teacher, at_teacher) = (
@@ -187,3 +190,31 @@ def rewritten_line(
     )
     student, teacher = common_line(student, rewritings[0], teacher, rewritings[1])
     return student[at_student], teacher[at_teacher]
+
+
+def _refined(
+    original: bytes, spelled: bytes, normalization: "Normalization", text: str
+) -> np.ndarray:
+    """The normaliser's pieces, cut wherever both halves of a changed one are rewritten apart."""
+    rows = []
+    for o0, o1, n0, n1 in normalization.pieces(text).tolist():
+        old, new = original[o0:o1], spelled[n0:n1]
+        cuts = ((0, 0),)
+        if old != new and o1 - o0 > 1:
+            cuts = _cuts(normalization, old.decode("utf-8", "surrogateescape"), new)
+        for (a, b), (c, d) in pairwise([*cuts, (o1 - o0, n1 - n0)]):
+            rows.append((o0 + a, o0 + c, n0 + b, n0 + d))
+    return np.array(rows, np.int64).reshape(-1, 4)
+
+
+@lru_cache(maxsize=1 << 14)
+def _cuts(normalization: "Normalization", old: str, new: bytes) -> tuple[tuple[int, int], ...]:
+    """Where `old` may be cut, and where `new`, what it becomes, is then cut; in bytes, from 0."""
+    cuts = [(0, 0)]
+    if not 1 < len(old) <= _MOST_CHARACTERS or normalization.spelled(old) != new:
+        return tuple(cuts)
+    for k in range(1, len(old)):
+        head, tail = normalization.spelled(old[:k]), normalization.spelled(old[k:])
+        if head + tail == new and len(head) >= cuts[-1][1]:
+            cuts.append((len(old[:k].encode()), len(head)))
+    return tuple(cuts)
