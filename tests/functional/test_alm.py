@@ -301,3 +301,21 @@ def test_errors_name_the_remedy(options, word):
     chunk = torch.tensor([[-1, 0]])
     with pytest.raises(ConfigError, match=word):
         F.alm_loss(torch.zeros(1, 2), torch.zeros(1, 2), chunk, chunk, **options)
+
+
+def test_nothing_is_read_back_from_the_device():
+    # Tensors without storage: `.item()`, `nonzero` and branches on values raise.
+    def on_meta(*shape, dtype=torch.float32):
+        return torch.zeros(*shape, device="meta", dtype=dtype)
+
+    loss = F.alm_loss(
+        on_meta(2, 5),
+        on_meta(2, 4),
+        on_meta(2, 5, dtype=torch.long),
+        on_meta(2, 4, dtype=torch.long),
+        student_boundary=on_meta(2, 5),
+        teacher_boundary=on_meta(2, 4),
+        merge_threshold=0.1,
+    )
+    assert loss.mean().device.type == "meta"
+    assert F.sft_loss(on_meta(2, 5), on_meta(2, 5, dtype=torch.long)).total.device.type == "meta"

@@ -247,6 +247,15 @@ class _FusedHead(torch.autograd.Function):
         return (*(None if g is None else g.mul_(incoming.to(g.dtype)) for g in gradients), None)
 
 
+@dataclass(frozen=True)
+class _After:
+    """The boundary tokens after each row of a block: see `LogitBlock.boundary`."""
+
+    mask: Tensor
+    log_mass: Tensor
+    rare: Tensor
+
+
 class _Run:
     """One pass over the blocks: the sums so far and the gradients so far."""
 
@@ -277,13 +286,19 @@ class _Run:
         chosen = logits.at(block.token_slot, target)
         normaliser = logits.exponentiate()
         logprob = chosen - normaliser[block.token_slot]
-        mass, rare, boundary = None, None, None
+        after, boundary = None, None
         if self.mask is not None:
-            mass, rare = logits.boundary(states, self.mask)
-            boundary = (mass - normaliser)[block.end_slot]
+            after = _After(self.mask, *logits.boundary(states, self.mask))
+            boundary = (after.log_mass - normaliser)[block.end_slot]
         on_token, on_end = self._differentiate(logprob, boundary, block)
         if any(self.wanted):
-            self._to_logit_gradient(block, target, states, on_token, on_end, mass, rare)
+            scale = self.head.logit_scale
+            at_end = torch.zeros_like(normaliser)
+            if on_end is not None:
+                at_end.index_add_(0, block.end_slot, on_end * scale)
+            at_token = torch.zeros_like(at_end).index_add_(0, block.token_slot, on_token * scale)
+            hits = (block.token_slot, target)
+            self._to_gradient(at_token, at_end, hits, after, states)
             self._spread(block.rows, states)
 
     def _differentiate(
@@ -305,32 +320,30 @@ class _Run:
             self.sums[3:] += torch.stack([part.total.detach(), part.count])
         return on_token, rest[0] if rest else None
 
-    def _to_logit_gradient(
+    def _to_gradient(
         self,
-        block: Block,
-        target: Tensor,
+        at_token: Tensor,
+        at_end: Tensor,
+        hits: tuple[Tensor, Tensor],
+        after: "_After | None",
         states: Tensor,
-        on_token: Tensor,
-        on_end: Tensor | None,
-        mass: Tensor | None,
-        rare: Tensor | None,
     ) -> None:
-        """Turn the block's exponentials into the gradient of its logits, before scaling."""
-        logits, scale = self.logits, self.head.logit_scale
-        on_token = on_token * scale
-        pull = torch.zeros_like(logits.normaliser).index_add_(0, block.token_slot, on_token)
-        on_boundary = None
-        if on_end is not None and mass is not None and rare is not None:
-            at_end = torch.zeros_like(pull).index_add_(0, block.end_slot, on_end * scale)
-            pull = pull + at_end
-            # exp(mass - shift) is the sum of the exponentials that stand in the buffer.
-            on_boundary = at_end * torch.exp(logits.shift - mass).masked_fill(rare, 0.0)
-        logits.to_gradient(-pull / logits.normaliser, on_boundary, self.mask)
-        logits.values[block.token_slot, target] += on_token
-        if on_boundary is not None and rare is not None and self.mask is not None:
-            for part in rare.nonzero().squeeze(1).split(EXACT_ROWS):
-                softmax = exact_boundary(states[part], self.head, self.mask)[1]
+        """Turn the block's exponentials into the gradient of its logits, before the scale.
+
+        Each row predicts one token at most, so `hits` names each place once.
+        """
+        logits = self.logits
+        everywhere = -(at_token + at_end) / logits.normaliser
+        if after is None:
+            logits.to_gradient(everywhere)
+        else:
+            # exp(log_mass - shift) is the sum of the exponentials that stand in the buffer.
+            inside = at_end * torch.exp(logits.shift - after.log_mass).masked_fill(after.rare, 0.0)
+            logits.to_gradient(everywhere, inside, after.mask)
+            for part in after.rare.nonzero().squeeze(1).split(EXACT_ROWS):
+                softmax = exact_boundary(states[part], self.head, after.mask)[1]
                 logits.values[part] += at_end[part].unsqueeze(1) * softmax
+        logits.values[hits] += at_token[hits[0]]
         if logits.slope is not None:
             logits.values.mul_(logits.slope)
 

@@ -16,8 +16,8 @@ from crosstill.functional.numerics import accumulation_dtype
 BLOCK_BYTES = 128 * 2**20
 """Size of a block's buffer where the caller names no number of rows."""
 
-CACHE_BYTES = 16 * 2**20
-"""Rows that fit in this many bytes pass through several element-wise steps while in cache."""
+STRIP_BYTES = 16 * 2**20
+"""On a CPU, element-wise steps work on strips of rows of this size, to reuse cache and scratch."""
 
 EXACT_ROWS = 16
 """Rows whose boundary mass underflowed are computed again, so many at a time."""
@@ -144,7 +144,7 @@ class LogitBlock:
         """Replace each logit by exp(logit - row maximum); return each row's log-normaliser."""
         self.shift = self.values.new_empty(self.values.shape[0])
         self.normaliser = torch.empty_like(self.shift)
-        for part in self._cached_rows():
+        for part in self._strips():
             values = self.values[part]
             self.shift[part] = values.amax(1)
             values.sub_(self.shift[part].unsqueeze(1)).exp_()
@@ -178,18 +178,18 @@ class LogitBlock:
         mask: Bool[Tensor, " V"] | None = None,
     ) -> None:
         """Multiply each row by `on_all`, plus `on_boundary` in the columns of `mask`."""
-        for part in self._cached_rows():
+        for part in self._strips():
             factor = on_all[part].unsqueeze(1)
             if on_boundary is not None and mask is not None:
                 factor = torch.where(mask, factor + on_boundary[part].unsqueeze(1), factor)
             self.values[part].mul_(factor)
 
-    def _cached_rows(self) -> list[slice]:
-        """Cut the rows so that each cut stays in cache; on an accelerator, do not cut."""
+    def _strips(self) -> list[slice]:
+        """Cut the rows into strips; on an accelerator, do not cut."""
         count, width = self.values.shape
         step = max(count, 1)
         if self.values.device.type == "cpu":
-            step = max(1, CACHE_BYTES // max(1, width * self.values.element_size()))
+            step = max(1, STRIP_BYTES // max(1, width * self.values.element_size()))
         return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
