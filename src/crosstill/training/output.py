@@ -94,7 +94,7 @@ def _make_room(output_dir: Path, resume: bool, overwrite: bool) -> Path | None:
 
 def _refuse_foreign(output_dir: Path) -> None:
     """Renames nothing that no run of ours has made."""
-    ours = ("summary.json", "metrics.jsonl", "recipe.yaml")
+    ours = ("summary.json", "metrics.jsonl", "recipe.json")
     names = {path.name for path in output_dir.iterdir()}
     if not names & set(ours) and not any(name.startswith("checkpoint-") for name in names):
         raise ConfigError(

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from crosstill.errors import ConfigError, TrustError
-from crosstill.training.config import DistillConfig, unknown_key
+from crosstill.training.config import DistillConfig, own_settings, unknown_key
 
 MAX_BYTES = 1 << 20
 _MAX_DEPTH = 20
@@ -65,9 +65,15 @@ class Recipe:
     max_bad_rows: float = 0.001
 
     def plain(self) -> dict[str, Any]:
-        """The recipe as JSON values, with the settings that change a step resolved."""
+        """The recipe as JSON values: of the settings, ours and those that are not the default."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {**fields, "training": self.training.resolved()}
+        resolved = self.training.resolved()
+        default = DistillConfig(
+            output_dir=self.output_dir, use_cpu=self.training.use_cpu
+        ).resolved()
+        shown = {name: value for name, value in resolved.items() if value != default[name]}
+        shown |= {name: getattr(self.training, name) for name in (*own_settings(), *_ALWAYS_SHOWN)}
+        return {**fields, "training": shown}
 
 
 _EXPECTED = {
@@ -84,6 +90,12 @@ _EXPECTED = {
     "on_bad_row": (str,),
     "max_bad_rows": (int, float),
 }
+_ALWAYS_SHOWN = (
+    "learning_rate",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "seed",
+)
 _REQUIRED = ("student", "teacher", "train", "output_dir")
 
 

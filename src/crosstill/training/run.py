@@ -2,22 +2,24 @@
 
 import json
 import logging
-import math
 import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 from transformers import PreTrainedModel
+from transformers.utils import logging as hf_logging
 
+from crosstill.align.chunks import align
+from crosstill.align.view import fragment
 from crosstill.data.read import ReadReport, read_source
 from crosstill.errors import ConfigError
 from crosstill.evaluation.bits_per_byte import bits_per_byte
-from crosstill.evaluation.divergence import Divergence, sample_teacher, teacher_divergence
+from crosstill.evaluation.divergence import sample_teacher
 from crosstill.evaluation.samples import Samples
 from crosstill.hub import load_model, load_tokenizer
 from crosstill.report.html import write_report
@@ -25,9 +27,19 @@ from crosstill.text.encode import text_encoder
 from crosstill.training.callbacks import Measure, StopOnSignal
 from crosstill.training.checkpoint import newest_complete
 from crosstill.training.fingerprint import versions
+from crosstill.training.measuring import (
+    Measured,
+    answered,
+    compared,
+    completions,
+    counted,
+    measured,
+    own_forward,
+    write_json,
+)
 from crosstill.training.output import claimed
 from crosstill.training.recipe import Recipe
-from crosstill.training.texts import read_prompts, read_texts
+from crosstill.training.texts import read_prompts, read_texts, row_text
 from crosstill.training.trainer import DistillTrainer
 from crosstill.transfer.embeddings import transplant
 from crosstill.transfer.export import export
@@ -35,7 +47,8 @@ from crosstill.transfer.export import export
 logger = logging.getLogger(__name__)
 
 SUMMARY, BEFORE, SAMPLES = "summary.json", "before.json", "teacher_samples.jsonl"
-RECIPE = "recipe.json"
+RECIPE, ALIGNMENT = "recipe.json", "alignment.html"
+SHOWN, SHOWN_ROWS = 300, 3
 
 
 def distill(
@@ -64,6 +77,7 @@ def distill(
         KeyboardInterrupt: SIGINT came; the step was finished and a checkpoint saved.
     """
     started = time.monotonic()
+    hf_logging.disable_progress_bar()  # of files; the run has a bar of its own
     folder = Path(recipe.output_dir)
     with _held(folder, resume=resume, overwrite=overwrite):
         if resume and (folder / SUMMARY).exists():
@@ -73,37 +87,15 @@ def distill(
         run = _Run(recipe, folder, trust_remote_code)
         before = run.before()
         run.train(resume)
-        after = run.measure()
+        after = run.measure(answers=True)
         summary = run.summary(before, after, time.monotonic() - started)
         if run.is_main:
             run.save()
-            _write_json(folder / SUMMARY, summary)
+            run.show_alignment()
+            write_json(folder / SUMMARY, summary)
             write_report(folder)
         run.trainer.accelerator.wait_for_everyone()
     return summary
-
-
-@dataclass
-class Measured:
-    """What was measured of a student; None where the recipe has nothing to measure on.
-
-    Attributes:
-        bits_per_byte: On the recipe's held-out real texts.
-        divergence: Teacher divergence in bits per byte.
-        standard_error: Of the divergence.
-        kinds: The divergence by kind of text.
-    """
-
-    bits_per_byte: float | None = None
-    divergence: float | None = None
-    standard_error: float | None = None
-    kinds: dict[str, float] = field(default_factory=dict)
-
-    def log_line(self) -> dict[str, float]:
-        """The numbers as a line of metrics."""
-        line = {"eval_bits_per_byte": self.bits_per_byte, "eval_divergence": self.divergence}
-        line |= {f"eval_divergence/{kind}": value for kind, value in self.kinds.items()}
-        return {name: value for name, value in line.items() if value is not None}
 
 
 class _Run:
@@ -188,19 +180,22 @@ class _Run:
             path=self.folder / SAMPLES,
         )
 
-    def measure(self) -> Measured:
-        """Measures the student as it is now; other ranks than the main one measure nothing."""
+    def measure(self, *, answers: bool = False) -> Measured:
+        """Measures the student as it is now; other ranks than the main one measure nothing.
+
+        Args:
+            answers: Also let it answer the first prompt of each kind.
+        """
         if not self.is_main:
             return Measured()
-        found = Measured()
-        encoder = self.trainer.student_encoder
-        if self.texts:
-            found.bits_per_byte = bits_per_byte(self.student, encoder, self.texts)
-        if self.samples is not None:
-            gap: Divergence = teacher_divergence(self.student, encoder, None, None, self.samples)
-            found.divergence = gap.overall.divergence
-            found.standard_error = gap.overall.standard_error
-            found.kinds = {kind: part.divergence for kind, part in gap.kinds.items()}
+        with own_forward(self.student) as student:
+            encoder = self.trainer.student_encoder
+            found = measured(student, encoder, self.texts, self.samples)
+            if answers and self.samples is not None:
+                settings = self.recipe.training
+                found.answers = answered(
+                    student, encoder, self.prompts, settings.divergence_tokens, settings.seed
+                )
         return found
 
     def before(self) -> Measured:
@@ -208,9 +203,9 @@ class _Run:
         path = self.folder / BEFORE
         if path.exists():
             return Measured(**json.loads(path.read_text(encoding="utf-8")))
-        found = self.measure()
+        found = self.measure(answers=True)
         if self.is_main:
-            _write_json(path, vars(found))
+            write_json(path, vars(found))
             self.trainer.log(dict(found.log_line()))
         return found
 
@@ -241,42 +236,32 @@ class _Run:
 
     def summary(self, before: Measured, after: Measured, seconds: float) -> dict[str, Any]:
         """Puts together what the run was and what came of it."""
-        sums = self.trainer.progress()
         teacher_bits = None
         if self.is_main and self.texts:
             model, encoder = self.trainer.teacher.model, self.trainer.teacher_encoder
             teacher_bits = bits_per_byte(model, encoder, self.texts)
-        share = sums["aligned_bytes"] / sums["student_bytes"] if sums.get("student_bytes") else None
-        skipped = dict(self.data.skipped)
-        for name, count in sums.items():
-            if name.startswith("skipped/") and count:
-                reason = name.removeprefix("skipped/")
-                skipped[reason] = skipped.get(reason, 0) + int(count)
         return {
             "student": self.recipe.student,
             "teacher": self.recipe.teacher,
-            "teacher_divergence_before": before.divergence,
-            "teacher_divergence_after": after.divergence,
-            "teacher_divergence_standard_error": after.standard_error,
-            "teacher_divergence_before_by_kind": before.kinds,
-            "teacher_divergence_after_by_kind": after.kinds,
-            "gap_closed": _gap_closed(before.divergence, after.divergence),
+            **compared(before, after),
             "teacher_bits_per_byte": teacher_bits,
-            "student_bits_per_byte_before": before.bits_per_byte,
-            "student_bits_per_byte_after": after.bits_per_byte,
             "steps": self.trainer.state.global_step,
-            "rows": int(sums.get("rows", 0)),
-            "student_tokens": int(sums.get("student_tokens", 0)),
-            "teacher_tokens": int(sums.get("teacher_tokens", 0)),
+            **counted(self.trainer.progress(), self.data.skipped),
             "seconds": round(seconds, 3),
-            "aligned_byte_fraction": share,
-            "rows_skipped": skipped,
             "ignored_columns": list(self.data.ignored_columns),
             "objective": "+".join(self.trainer.mix.objectives),
             "seed": self.recipe.training.seed,
             "versions": versions(),
+            "completions": completions(self.samples, before.answers, after.answers),
             "recipe": self.recipe.plain(),
         }
+
+    def show_alignment(self) -> None:
+        """Writes how the two tokenizers meet on the beginning of the first rows."""
+        tokenizers = self.trainer.student_encoder.tokenizer, self.trainer.teacher_encoder.tokenizer
+        texts = [row_text(row)[:SHOWN] for row in islice(self.data.dataset, SHOWN_ROWS)]
+        shown = [fragment(align(text, *tokenizers)) for text in texts if text]
+        (self.folder / ALIGNMENT).write_text("\n".join(shown), encoding="utf-8")
 
     def save(self) -> None:
         """Saves the student in Hugging Face format, merged where an adapter was trained."""
@@ -305,7 +290,7 @@ def _held(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
 
 def _note_recipe(recipe: Recipe, folder: Path) -> None:
     if int(os.environ.get("RANK", "0")) == 0:
-        _write_json(folder / RECIPE, recipe.plain())
+        write_json(folder / RECIPE, recipe.plain())
 
 
 def _peft_config(settings: dict[str, Any] | None) -> Any:
@@ -319,22 +304,3 @@ def _peft_config(settings: dict[str, Any] | None) -> Any:
         return LoraConfig(**{"task_type": "CAUSAL_LM", **settings})
     except TypeError as error:
         raise ConfigError(f"peft: {error}; expected settings of peft.LoraConfig") from error
-
-
-def _gap_closed(before: float | None, after: float | None) -> float | None:
-    return None if before is None or after is None or before == 0 else 1.0 - after / before
-
-
-def _write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all; a number that is not finite becomes null."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(_finite(value), indent=1, default=str), encoding="utf-8")
-    draft.replace(path)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
