@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crosstill.errors import ConfigError
+from crosstill.errors import ConfigError, DataError
 from crosstill.text.encode import TextEncoder, text_encoder
 
 if TYPE_CHECKING:
@@ -193,7 +193,10 @@ class _Speller:
         prefix = self._encoder.normalization.prefix.decode()
         if prefix and text.startswith(prefix):
             text = text[len(prefix) :]
-        ids = self._encoder.encode(text)
+        try:
+            ids = self._encoder.encode(text)
+        except DataError:  # a control character, say, for which it has no token
+            return []
         return ids if self._encoder.bytes.spell(ids) == raw else []
 
     def _longest_first(self, raw: bytes) -> list[int]:
