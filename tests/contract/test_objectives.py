@@ -24,16 +24,22 @@ def run(mix, logits, batch, signal, counts=None):
     return loss, gradient
 
 
-def read_rows(name, case):
-    """Rows of logits that the objective may read: those that predict something supervised."""
-    target = case.labels != -100
-    if name != "sft":
-        target = case.student_chunk >= 0
-    rows = torch.zeros_like(target)
-    rows[:, :-1] = target[:, 1:]
-    if name != "sft":
-        rows |= case.student_chunk >= 0
+def read_rows(name, batch):
+    """Rows of logits that the objective may read: what it says it reads, and chunks' ends."""
+    chunked = batch["student_chunk"] >= 0
+    tokens = create(name).reads(batch)
+    rows = torch.zeros_like(tokens)
+    rows[:, :-1] = tokens[:, 1:]  # token t is predicted by row t - 1
+    if "boundary" in create(name).needs:
+        rows |= chunked
     return rows
+
+
+def test_it_reads_supervised_tokens_alone(name):
+    _, batch, _ = whole(0)
+    tokens = create(name).reads(batch)
+    assert tokens.any()
+    assert not (tokens & (batch["student_labels"] == -100) & (batch["student_chunk"] < 0)).any()
 
 
 def test_the_count_is_known_before_the_student_runs(name):
@@ -112,7 +118,7 @@ def test_what_stands_under_the_masks_has_no_effect(name, value):
     case, batch, signal = whole(6)
     mix = alone(name, case)
     loss, gradient = run(mix, case.logits, batch, signal)
-    rows = read_rows(name, case)
+    rows = read_rows(name, batch)
     dirty = case.logits.masked_fill(~rows.unsqueeze(-1), value)
     again, dirty_gradient = run(mix, dirty, batch, signal)
     assert torch.equal(loss.total, again.total)
@@ -122,7 +128,7 @@ def test_what_stands_under_the_masks_has_no_effect(name, value):
 def test_only_supervised_rows_get_a_gradient(name):
     case, batch, signal = whole(7)
     _, gradient = run(alone(name, case), case.logits, batch, signal)
-    rows = read_rows(name, case)
+    rows = read_rows(name, batch)
     assert gradient[rows].any()
     assert not gradient[~rows].any()
 

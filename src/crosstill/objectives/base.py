@@ -107,7 +107,8 @@ class Objective(ABC):
     Attributes:
         name: how recipes call it.
         paper: where it was published.
-        needs: what it reads: "token_logprob", "boundary", "top_k", "logits", "hidden".
+        needs: what it reads of the teacher: "token_logprob", "boundary", "top_k", "logits",
+            "hidden"; nothing if it does without one.
         options_type: a frozen dataclass; every field has a default and `metadata["help"]`.
         cost: one line on what it costs beyond the student's own step.
         choose: one line on when to choose it.
