@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
 
 import tiny_models
 import tiny_tokenizers
@@ -181,3 +182,16 @@ def test_a_tokenizer_of_another_model():
     model = tiny_models.llama(len(source) - 10)
     with pytest.raises(ConfigError, match="belongs to another model"):
         transplant(model, source, source)
+
+
+def test_a_byte_that_the_source_cannot_spell_gets_the_mean():
+    without = [c for c in pre_tokenizers.ByteLevel.alphabet() if c != "\u0104"]  # the byte 0x04
+    source = tiny_tokenizers.byte_level_bpe(alphabet=without)
+    target = tiny_tokenizers.byte_level_bpe()
+    spelled = token_bytes(target)
+    missing = next(id for id in range(len(target)) if spelled.token(id) == b"\x04")
+    model = tiny_models.llama(len(source))
+    before = model.get_input_embeddings().weight.detach().clone()
+    transplant(model, source, target)
+    found = model.get_input_embeddings().weight[missing]
+    torch.testing.assert_close(found, before.mean(0))
