@@ -37,16 +37,17 @@ def write_rows(file: Path, rows: list[dict]) -> Path:
     return file
 
 
-def make_run(folder: Path, **changes: Any) -> Path:
-    """Write models, data and a recipe into a folder; return the recipe. A change replaces a key."""
+def make_run(folder: Path, models: Path | None = None) -> Path:
+    """Write data and a recipe into a folder, and models if none are given; return the recipe."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "student").exists():
+    if models is None:
+        models = folder
         save_model(folder / "student", tiny_tokenizers.byte_level_bpe(vocab_size=320), seed=1)
         save_model(folder / "teacher", tiny_tokenizers.byte_level_bpe(vocab_size=480), seed=2)
     write_rows(folder / "train.jsonl", ROWS)
     recipe = {
-        "student": str(folder / "student"),
-        "teacher": str(folder / "teacher"),
+        "student": str(models / "student"),
+        "teacher": str(models / "teacher"),
         "train": str(folder / "train.jsonl"),
         "output_dir": str(folder / "out"),
         "eval_texts": ["A text that nobody has trained on."],
@@ -60,9 +61,9 @@ def make_run(folder: Path, **changes: Any) -> Path:
             "divergence_tokens": 8,
             "report_to": "none",
         },
-    } | changes
+    }
     path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump({k: v for k, v in recipe.items() if v is not None}))
+    path.write_text(yaml.safe_dump(recipe))
     return path
 
 

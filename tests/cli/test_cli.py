@@ -23,7 +23,7 @@ def finished(recipe):
     out = recipe.parent / "finished"
     return out, crosstill_apart(
         "distill", recipe, "--output-dir", out, "--learning-rate", "1e-3", "--training.seed=5",
-        "--json",
+        "--logging-steps", 1, "--divergence-steps", 1, "--json",
     )  # fmt: skip
 
 
@@ -44,6 +44,9 @@ def test_distill_writes_everything_it_promises(finished):
     assert summary["steps"] == 2
     assert summary["seed"] == 5
     assert summary["recipe"]["training"]["learning_rate"] == 1e-3
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2]
+    assert [line["step"] for line in lines if "eval_divergence" in line] == [0, 1]
     page = (folder / "report.html").read_text()
     assert f"{summary['student_bits_per_byte_after']:.3f}" in page
 

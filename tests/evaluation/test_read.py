@@ -36,7 +36,7 @@ def test_a_text_file_has_one_prompt_a_line(tmp_path):
     ("row", "message"),
     [
         ({"completion": "x"}, "line 2.*got the keys"),
-        ({"prompt": 3}, "line 2.*got int"),
+        ({"prompt": 3}, "line 2.*got 3"),
         ({"prompt": [{"role": "user"}]}, "line 2.*expected text"),
         ({"messages": [ANSWER]}, "line 2.*before the answer"),
         ({"prompt": "\ud800"}, "line 2.*lone surrogate"),
@@ -64,8 +64,15 @@ def test_no_prompt_is_an_error(tmp_path, name, error):
         read_prompts(tmp_path / name)
 
 
+def test_other_sources(tmp_path):
+    rows = [{"messages": [USER, ANSWER]}, {"messages": [USER]}]
+    (tmp_path / "p.json").write_text(json.dumps(rows))
+    assert read_prompts(tmp_path / "p.json") == [[USER], [USER]]
+    assert read_prompts(["a", [USER, ANSWER, ANSWER]]) == ["a", [USER]]
+
+
 def test_other_files_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="got none there"):
+    with pytest.raises(ConfigError, match=r"missing\.jsonl"):
         read_prompts(tmp_path / "missing.jsonl")
     (tmp_path / "p.csv").write_text("a")
     with pytest.raises(ConfigError, match=r"got \.csv"):
@@ -73,3 +80,9 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "p.txt").write_bytes(b"\xff")
     with pytest.raises(DataError, match="UTF-8"):
         read_prompts(tmp_path / "p.txt")
+
+
+@pytest.mark.parametrize("source", [[], 3, [3], [[]], [[{"role": "user"}]], {"a": 1}])
+def test_a_list_of_something_else_is_the_recipes_fault(source):
+    with pytest.raises(ConfigError, match=r"prompts\.chat: expected"):
+        read_prompts(source, "prompts.chat")

@@ -8,6 +8,7 @@ import typer
 from crosstill.cli.options import (
     Debug,
     Json,
+    RecipeFile,
     TrustRemoteCode,
     print_json,
     print_table,
@@ -18,7 +19,7 @@ from crosstill.cli.options import (
 
 def distill(
     context: typer.Context,
-    recipe: Annotated[Path, typer.Argument(help="A YAML recipe; see recipes/ for commented ones.")],
+    recipe: RecipeFile,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")
     ] = False,

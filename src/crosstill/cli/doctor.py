@@ -1,14 +1,13 @@
 """`crosstill doctor`: what can be wrong with a recipe, before anything is loaded."""
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from crosstill.cli.options import (
     Debug,
     Json,
+    RecipeFile,
     TrustRemoteCode,
     print_json,
     print_table,
@@ -21,7 +20,7 @@ _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold r
 
 def doctor(
     context: typer.Context,
-    recipe: Annotated[Path, typer.Argument(help="The YAML recipe of the run.")],
+    recipe: RecipeFile,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
     debug: Debug = False,

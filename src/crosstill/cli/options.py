@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,11 @@ TrustRemoteCode = Annotated[
 ]
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+RecipeFile = Annotated[
+    Path, typer.Argument(help="A YAML recipe; recipes/ has commented ones.", exists=True)
+]
 
 
 def recipe_overrides(args: Sequence[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from crosstill.data.jsonrows import JsonError, Place, json_lines, strict_json
+from crosstill.data.read import read_dataset
 from crosstill.errors import ConfigError, DataError
 from crosstill.evaluation.prompts import Prompt
 from crosstill.text.rows import RowFault
@@ -12,51 +13,58 @@ from crosstill.text.rows import RowFault
 _EXPECTED = 'a row with "prompt" or "text", or with "messages" that end with the user'
 
 
-def read_prompts(source: str | Path | Sequence[Any]) -> list[Prompt]:
-    """The prompts of a file, or of a list as it stands in a recipe.
+def read_prompts(source: str | Path | Sequence[Any], name: str = "prompts") -> list[Prompt]:
+    """The prompts of a file or a data set, or of a list as it stands in a recipe.
 
-    A `.jsonl` file has one row a line: `{"prompt": text or messages}`, `{"messages": [...]}` or
-    `{"text": ...}`. A `.txt` file has one prompt a line. Messages end before an answer: a last
-    turn of the assistant is left out.
+    A row is `{"prompt": text or messages}`, `{"messages": [...]}` or `{"text": ...}`; what the
+    assistant says last is left out, for that is what the teacher writes. A `.txt` file has one
+    prompt a line.
+
+    Args:
+        source: a `.jsonl` or `.txt` file, whatever else `read_dataset` reads, or a list.
+        name: what errors call a list.
 
     Raises:
-        ConfigError: no such file, or a file of another kind.
-        DataError: a bad row, or no prompt at all; the message names file and line.
+        ConfigError: no such file, or a list that holds something else.
+        DataError: a bad row, or no prompt in the file; the message names file and line.
 
     Example:
         >>> read_prompts(["Once upon a time", [{"role": "user", "content": "Hello"}]])
         ['Once upon a time', [{'role': 'user', 'content': 'Hello'}]]
     """
     if isinstance(source, str | Path):
-        prompts, name = _from_file(Path(source).expanduser()), str(source)
-    else:
-        name = "prompts"
-        places = [Place(name, number) for number in range(1, len(source) + 1)]
-        prompts = [_placed(item, place) for item, place in zip(source, places, strict=True)]
-    if not prompts:
-        raise DataError(f"{name}: expected prompts, got none.")
-    return prompts
+        prompts = _from_file(Path(source).expanduser(), str(source))
+        if not prompts:
+            raise DataError(f"{source}: expected prompts, got none.")
+        return prompts
+    if not isinstance(source, Sequence) or not source:
+        raise ConfigError(f"{name}: expected a file or a list of prompts, got {source!r}.")
+    try:
+        return [_prompt(item) for item in source]
+    except RowFault as fault:
+        raise ConfigError(f"{name}: {fault}") from fault
 
 
-def _from_file(path: Path) -> list[Prompt]:
-    if not path.is_file():
-        raise ConfigError(f"{path}: expected a file of prompts, got none there.")
-    if path.suffix.lower() == ".txt":
+def _from_file(path: Path, name: str) -> list[Prompt]:
+    suffix = path.suffix.lower()
+    if suffix == ".txt" and path.is_file():
         try:
             lines = path.read_text(encoding="utf-8").split("\n")
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: expected UTF-8, got other bytes at {error.start}.") from error
         return [line for line in lines if line.strip()]
-    if path.suffix.lower() not in (".jsonl", ".ndjson"):
-        raise ConfigError(f"{path}: expected .jsonl or .txt, got {path.suffix or 'no suffix'}.")
-    prompts = []
-    for place, raw in json_lines(path):
-        try:
-            value = strict_json(raw)
-        except JsonError as fault:
-            raise place.error(fault, fault.column) from fault
-        prompts.append(_placed(value, place))
-    return prompts
+    if suffix in (".jsonl", ".ndjson") and path.is_file():
+        return [_read_line(raw, place) for place, raw in json_lines(path)]
+    rows = read_dataset(name)
+    return [_placed(row, Place(name, number)) for number, row in enumerate(rows, 1)]
+
+
+def _read_line(raw: bytes, place: Place) -> Prompt:
+    try:
+        value = strict_json(raw)
+    except JsonError as fault:
+        raise place.error(fault, fault.column) from fault
+    return _placed(value, place)
 
 
 def _placed(value: Any, place: Place) -> Prompt:
@@ -75,10 +83,10 @@ def _prompt(value: Any) -> Prompt:
     if isinstance(value, str):
         return _unicode(value)
     if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
-        raise RowFault("malformed", f"expected {_EXPECTED}, got {type(value).__name__}.")
+        raise RowFault("malformed", f"expected {_EXPECTED}, got {value!r:.80}.")
     turns = [{key: _unicode(turn.get(key)) for key in ("role", "content")} for turn in value]
-    if turns and turns[-1]["role"] == "assistant":
-        turns = turns[:-1]
+    while turns and turns[-1]["role"] == "assistant":
+        turns.pop()
     if not turns:
         raise RowFault("empty", f"expected {_EXPECTED}, got no turn before the answer.")
     return turns
@@ -86,7 +94,7 @@ def _prompt(value: Any) -> Prompt:
 
 def _unicode(value: Any) -> str:
     if not isinstance(value, str):
-        raise RowFault("malformed", f"expected text, got {type(value).__name__}.")
+        raise RowFault("malformed", f"expected text, got {value!r:.80}.")
     try:
         value.encode()
     except UnicodeEncodeError as error:

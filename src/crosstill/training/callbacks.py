@@ -148,7 +148,9 @@ class Measure(TrainerCallback):
         if due and state.is_world_process_zero:
             with kept_randomness():
                 line = self.measure()
+            due_anyway = control.should_log  # transformers takes any log for the one that was due
             self.log(line)
+            control.should_log = due_anyway
 
 
 class StopOnSignal(TrainerCallback):

@@ -1,8 +1,5 @@
 """What is measured of a student before, during and after a run, and the summary of it."""
 
-import json
-import math
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -155,18 +152,3 @@ def own_forward(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
     finally:
         if wrapped is not None:
             model.forward = wrapped
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all; a number that is not finite becomes null."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(_finite(value), indent=1, default=str), encoding="utf-8")
-    draft.replace(path)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

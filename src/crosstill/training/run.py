@@ -22,6 +22,7 @@ from crosstill.evaluation.bits_per_byte import bits_per_byte
 from crosstill.evaluation.divergence import sample_teacher
 from crosstill.evaluation.samples import Samples
 from crosstill.hub import load_model, load_tokenizer
+from crosstill.plain_json import write_json
 from crosstill.report.html import write_report
 from crosstill.text.encode import text_encoder
 from crosstill.training.callbacks import Measure, StopOnSignal
@@ -35,7 +36,6 @@ from crosstill.training.measuring import (
     counted,
     measured,
     own_forward,
-    write_json,
 )
 from crosstill.training.output import claimed
 from crosstill.training.recipe import Recipe
