@@ -206,7 +206,8 @@ class _Run:
         found = self.measure(answers=True)
         if self.is_main:
             write_json(path, vars(found))
-            self.trainer.log(dict(found.log_line()))
+            if line := found.log_line():
+                self.trainer.log(line)
         return found
 
     def train(self, resume: bool) -> None:
