@@ -170,7 +170,7 @@ def build_table(spec: TokenizerSpec, added: dict[int, bytes]) -> TokenBytes:
     return TokenBytes(
         lengths=lengths,
         special=special,
-        first_byte=np.where(lengths > 0, buffer[starts], -1).astype(np.int16),
+        first_byte=np.where(lengths > 0, buffer[starts].astype(np.int16), np.int16(-1)),
         unknown_id=unknown,
         kind=_kind(spec),
         missing=missing,

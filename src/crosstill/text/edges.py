@@ -49,11 +49,15 @@ def substituted(
     return np.stack([old, old + np.cumsum(shift)[old]], axis=1)
 
 
-def inserted(length: int, size: int) -> np.ndarray:
-    """The edge map of a text of `length` characters with `size` characters put before it."""
-    edges = identity(length)
-    edges[:, 1] += size
-    return np.concatenate([[[0, 0]], edges])
+def led(edges: np.ndarray, size: int) -> np.ndarray:
+    """The edge map when `size` characters are put before the new text as well.
+
+    Example:
+        >>> led(identity(1), 2).tolist()
+        [[0, 0], [0, 2], [1, 3]]
+    """
+    shift = np.array([0, size])
+    return np.concatenate([[[0, 0]], edges + shift]) if size else edges
 
 
 def compose(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -192,7 +192,10 @@ class Normalization:
         self, segment: str, first: bool, mapped: bool
     ) -> tuple[str, np.ndarray, int]:
         """As `_rewrite`, for a stretch between two added tokens."""
-        normal, map_ = _run(self._before, segment, mapped)
+        once = first and self._lead.text != "" and not self._lead.everywhere
+        normal, map_ = _run(self._before, segment, mapped or once)
+        if once:  # the lead goes before the first character of the text, unless that is gone
+            first = not (map_[1:, 1] == 0).any()
         prepended = self._prepend.before(normal, first)
         results, maps, lead = [], [], len(prepended) if first else 0
         for start, part, is_token in _segments(self._normal_tokens, prepended + normal):
@@ -204,13 +207,10 @@ class Normalization:
             put = self._lead.before(result, first and start == 0)
             lead += len(put) if first and start == 0 else 0
             results.append(put + result)
-            inserted = edges.inserted(len(part), len(put)) if put and mapped else None
-            maps.append(part_map if inserted is None else _insert(inserted, part_map, len(part)))
-        if not mapped:
-            return "".join(results), map_, lead
-        if prepended:
-            map_ = edges.compose(map_, edges.inserted(len(normal), len(prepended)))
-        return "".join(results), edges.compose(map_, edges.joined(maps)), lead
+            maps.append(edges.led(part_map, len(put)))
+        if mapped:
+            map_ = edges.compose(edges.led(map_, len(prepended)), edges.joined(maps))
+        return "".join(results), map_, lead
 
 
 def normalization(tokenizer: "PreTrainedTokenizerFast") -> Normalization:
@@ -248,12 +248,6 @@ def _encode(text: str) -> bytes:
 
 def _ends(old: bytes, new: bytes) -> np.ndarray:
     return edges.whole(len(old), len(new))
-
-
-def _insert(inserted: np.ndarray, part_map: np.ndarray, size: int) -> np.ndarray:
-    """The map of a part with a lead put before its result."""
-    lead = inserted[1, 1]
-    return np.concatenate([[[0, 0]], part_map + np.array([0, lead])])
 
 
 def _run(steps: Sequence[Step], text: str, mapped: bool) -> tuple[str, np.ndarray]:
@@ -352,8 +346,8 @@ def _pre_tokenizer_steps(spec: TokenizerSpec) -> tuple[tuple[Step, ...], _Lead]:
         match part["type"]:
             case "Metaspace":
                 mark, scheme = part["replacement"], part["prepend_scheme"]
-                if place > 0 and kinds[place - 1] == "WhitespaceSplit":
-                    steps[-1] = WordsMarked(mark, scheme == "always")
+                if kinds[:place][-1:] == ["WhitespaceSplit"] and scheme == "always":
+                    steps[-1] = WordsMarked(mark)
                 if scheme != "never":
                     lead = _Lead(mark, f" {mark}", everywhere=scheme == "always")
             case "ByteLevel" if part["add_prefix_space"] and place == 0:

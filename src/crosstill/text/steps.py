@@ -167,7 +167,6 @@ class WordsMarked:
     """
 
     mark: str
-    always: bool  # else a text that begins with whitespace has no mark before its first word
 
     def may_change(self, text: str) -> bool:
         """Whether the step might change the text; False is certain."""
@@ -187,8 +186,6 @@ class WordsMarked:
         run = re.compile(f"[{WHITESPACE}]+{self.mark}?")
         spans = [match.span() for match in run.finditer(text)]
         images = [self.mark] * len(spans)
-        if spans and spans[0][0] == 0 and not self.always and text[spans[0][1] - 1] != self.mark:
-            images[0] = ""
         if spans and spans[-1][1] == len(text) and text[-1] != self.mark:
             images[-1] = ""
         return spans, images
