@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers
 
@@ -77,6 +77,7 @@ def check_chunks(made, student, teacher):
 
 @pytest.mark.parametrize("loss_on", ["completion", "assistant", "all"])
 @pytest.mark.parametrize("name", PAIRS)
+@settings(max_examples=20)
 @given(st.lists(CONTENT, min_size=2, max_size=4).filter(any))
 def test_chunks_of_chats(name, loss_on, contents):
     student, teacher = PAIRS[name]
@@ -274,6 +275,7 @@ def test_truncation_of_chats(contents, max_length):
         ({"messages": [{"role": "user", "content": "Hi"}]}, QWEN, 99, "unsupervised"),
         ({"text": "\u03a9mega"}, text_encoder(characters()), 99, "unknown_token"),
         (chat("The cat sat on the mat", "Yes"), QWEN, 12, "too_long"),
+        ({"text": "a" * 2_000_001}, QWEN, 99, "too_long"),
         ({"text": ""}, QWEN, 99, "empty"),
         ({"text": "\ud800"}, QWEN, 99, "bad_unicode"),
         ({"nothing": 1}, QWEN, 99, "malformed"),

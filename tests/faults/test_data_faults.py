@@ -6,8 +6,11 @@ import logging
 import pytest
 from datasets import Dataset
 
+from crosstill.data.collate import REASONS, PairCollator
 from crosstill.data.read import READ_REASONS, read_dataset, read_source
 from crosstill.errors import DataError
+from crosstill.text.encode import text_encoder
+from tiny_tokenizers import byte_level_bpe, bytes_only
 
 GOOD = b'{"text": "good"}'
 
@@ -139,3 +142,42 @@ def test_t03_invalid_utf8_in_a_text_file(tmp_path):
     path.write_bytes(b"good\nbad \xff")
     with pytest.raises(DataError, match=r"a\.txt, line 2, byte 9.*0xff"):
         read_dataset(path)
+
+
+def test_t08_a_line_of_ten_megabytes_and_many_short_rows(tmp_path):
+    long, many = tmp_path / "long.jsonl", tmp_path / "many.jsonl"
+    long.write_bytes(b'{"text": "' + b"a" * 10_000_000 + b'"}\n' + GOOD)
+    assert [len(text) for text in read_dataset(long)["text"]] == [10_000_000, 4]
+    many.write_bytes(b'{"text": "a"}\n' * 30_000)
+    assert len(read_dataset(many)) == 30_000
+
+
+STUDENT = text_encoder(byte_level_bpe(vocab_size=330))
+TEACHER = text_encoder(bytes_only())
+
+
+def test_t03_bad_unicode_never_reaches_a_tokenizer():
+    batch = PairCollator(STUDENT, TEACHER, max_length=64)([{"text": "a\udc80"}, {"text": "good"}])
+    assert batch["skipped"][REASONS.index("bad_unicode")] == 1
+    assert batch["student_bytes"].tolist() == [0, 4]
+
+
+def test_t06_special_tokens_come_from_the_row_format_alone():
+    text = "<|eos|><|bos|> stop <|eos|>"
+    batch = PairCollator(STUDENT, TEACHER, max_length=64)([{"text": text}])
+    for side, encoder in (("student", STUDENT), ("teacher", TEACHER)):
+        ids = batch[f"{side}_input_ids"][0]
+        assert encoder.bytes.special[ids].sum() == 1  # the end of text, put by us
+        assert encoder.bytes.spell(ids) == text.encode()
+
+
+def test_t09_both_sides_lose_the_same_bytes():
+    text = "The cat \U0001f600 sat on the mat. " * 3
+    for limit in range(12, 80, 7):
+        batch = PairCollator(STUDENT, TEACHER, max_length=limit)([{"text": text}])
+        kept = [
+            encoder.bytes.spell(batch[f"{side}_input_ids"][0])
+            for side, encoder in (("student", STUDENT), ("teacher", TEACHER))
+        ]
+        assert kept[0] == kept[1] == text.encode()[: len(kept[0])]
+        assert batch["cut_bytes"] == len(text.encode()) - len(kept[0]) > 0

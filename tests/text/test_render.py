@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers
 
@@ -69,6 +69,7 @@ def check_invariants(rendered):
 
 
 @pytest.mark.parametrize("name", CHAT_FAMILIES)
+@settings(max_examples=20)
 @given(texts=st.lists(CONTENT, min_size=1, max_size=4).filter(any))
 def test_a_model_sees_what_its_own_template_makes(name, texts):
     encoder, row = ENCODERS[name], chat(*texts)
@@ -80,6 +81,7 @@ def test_a_model_sees_what_its_own_template_makes(name, texts):
 
 
 @pytest.mark.parametrize("name", CHAT_FAMILIES)
+@settings(max_examples=20)
 @given(texts=st.lists(HOSTILE, min_size=2, max_size=2).filter(any))
 def test_t06_names_of_special_tokens_in_a_content_are_spelled_out(name, texts):
     encoder = ENCODERS[name]
@@ -93,6 +95,7 @@ def test_t06_names_of_special_tokens_in_a_content_are_spelled_out(name, texts):
         assert part.text.strip() == text.strip()
 
 
+@settings(max_examples=20)
 @given(text=HOSTILE.filter(bool))
 @pytest.mark.parametrize("name", FAMILIES)
 def test_plain_text_is_the_text_and_an_end(name, text):

@@ -13,9 +13,10 @@ import numpy as np
 from crosstill.align.rows import RowAlignment, align_rendered
 from crosstill.text.encode import TextEncoder
 from crosstill.text.render import Rendered, render
-from crosstill.text.rows import LossOn, RowFault
+from crosstill.text.rows import LossOn, RowFault, parse_row
 
 IGNORED = -100
+MAX_CHARACTERS = 2_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,7 @@ def pair_row(
         RowFault: The row cannot be used; `reason` names the way.
         ConfigError: A chat row, and a tokenizer without a chat template.
     """
+    _check_size(row)
     student_side = render(row, student, loss_on=loss_on, chat_template_kwargs=chat_template_kwargs)
     teacher_side = render(
         row, teacher, loss_on=loss_on, chat_template_kwargs=teacher_chat_template_kwargs
@@ -72,6 +74,16 @@ def pair_row(
     if not (row_arrays.student_chunk >= 0).any():
         raise _nothing_taught(student_side, alignment, max_length)
     return row_arrays
+
+
+def _check_size(row: Mapping[str, Any]) -> None:
+    """A row far beyond any context would take minutes to tokenise, only to be cut."""
+    size = sum(len(message.content or "") for message in parse_row(row).messages)
+    if size > MAX_CHARACTERS:
+        raise RowFault(
+            "too_long",
+            f"expected at most {MAX_CHARACTERS} characters in a row, got {size}: split the row.",
+        )
 
 
 def _nothing_taught(student: Rendered, alignment: RowAlignment, max_length: int) -> RowFault:

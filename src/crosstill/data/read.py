@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from crosstill.data.jsonrows import JsonError, Place, json_lines, row_of, strict_json
 from crosstill.errors import ConfigError, DataError
@@ -169,7 +169,8 @@ class _Rows:
                 f"{table.column_names}: rename the columns."
             )
         self.ignored.update(set(table.column_names) - set(used))
-        for number, row in enumerate(table.select_columns(used), 1):
+        rows = cast(Iterable[dict[str, Any]], table.select_columns(used))
+        for number, row in enumerate(rows, 1):
             present = {key: value for key, value in row.items() if value is not None}
             self.add(present, Place(name, number))
 

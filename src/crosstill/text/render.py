@@ -178,7 +178,7 @@ def _in_content(
     encoder: TextEncoder,
 ) -> bool:
     """Whether a special token was read out of a content rather than out of the template."""
-    literal = encoder.tokenizer.convert_ids_to_tokens(id)
+    literal = str(encoder.tokenizer.convert_ids_to_tokens(id))
     core = text.find(literal, *offsets)  # a token may swallow the spaces beside it
     start, end = offsets if core < 0 else (core, core + len(literal))
     return any(start < place.end and end > place.start for place in places)

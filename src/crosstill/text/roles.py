@@ -134,11 +134,11 @@ def special_roles(tokenizer: "PreTrainedTokenizerBase") -> SpecialRoles:
     turn = _turn_of_template(tokenizer, frozenset(special), known_ends)
     eot_ids = _unique((*turn.end, *known_ends))
     table_eos = _present(ids, EOS_LITERALS)
-    eos = _end_of_text(tokenizer.eos_token_id, eot_ids, table_eos)
+    eos = _end_of_text(_named(tokenizer, "eos"), eot_ids, table_eos)
     if eos is not None and not eot_ids:
         eot_ids = (eos,)
     start = _unique((*turn.start_header, *_present(ids, START_HEADER_LITERALS)))
-    bos = tokenizer.bos_token_id
+    bos = _named(tokenizer, "bos")
     if bos is None:
         bos = next(iter(_present(ids, BOS_LITERALS)), None)
     if bos in start:  # SmolLM2 names its turn opener so; it begins turns, not texts
@@ -147,14 +147,21 @@ def special_roles(tokenizer: "PreTrainedTokenizerBase") -> SpecialRoles:
         bos=bos,
         eos=eos,
         eot=eot_ids[0] if eot_ids else None,
-        pad=tokenizer.pad_token_id,
-        unk=tokenizer.unk_token_id,
+        pad=_named(tokenizer, "pad"),
+        unk=_named(tokenizer, "unk"),
         eos_ids=_unique(() if eos is None else (eos, *table_eos)),
         eot_ids=eot_ids,
         start_header_ids=start,
         end_header_ids=_unique((*turn.end_header, *_present(ids, END_HEADER_LITERALS))),
         special_ids=frozenset(special),
     )
+
+
+def _named(tokenizer: "PreTrainedTokenizerBase", role: str) -> int | None:
+    """The id of the token that the tokenizer itself names so."""
+    token = tokenizer.special_tokens_map.get(f"{role}_token")
+    id = None if token is None else tokenizer.convert_tokens_to_ids(str(token))
+    return id if isinstance(id, int) else None
 
 
 def _end_of_text(named: int | None, eot: Sequence[int], table: Sequence[int]) -> int | None:
