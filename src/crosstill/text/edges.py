@@ -49,29 +49,38 @@ def substituted(
     return np.stack([old, old + np.cumsum(shift)[old]], axis=1)
 
 
-def led(edges: np.ndarray, size: int) -> np.ndarray:
+def led(edges: np.ndarray | None, size: int, length: int) -> np.ndarray | None:
     """The edge map when `size` characters are put before the new text as well.
 
+    Args:
+        edges: The edge map without them; `None` is no change.
+        size: How many are put there.
+        length: Characters of the old text.
+
     Example:
-        >>> led(identity(1), 2).tolist()
+        >>> led(None, 2, length=1).tolist()
         [[0, 0], [0, 2], [1, 3]]
     """
-    shift = np.array([0, size])
-    return np.concatenate([[[0, 0]], edges + shift]) if size else edges
+    if size == 0:
+        return edges
+    shifted = (identity(length) if edges is None else edges) + np.array([0, size])
+    return np.concatenate([[[0, 0]], shifted])
 
 
-def compose(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The edge map of two rewritings in turn: the places that both can tell.
+def compose(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+    """The edge map of two rewritings in turn: the places that both can tell; `None` is no change.
 
     Example:
         Two characters became one, then that one was deleted.
 
-        >>> compose(np.array([[0, 0], [2, 1], [3, 2]]), np.array([[0, 0], [1, 0], [2, 1]])).tolist()
+        >>> first, second = np.array([[0, 0], [2, 1], [3, 2]]), np.array([[0, 0], [1, 0], [2, 1]])
+        >>> compose(first, second).tolist()
         [[0, 0], [2, 0], [3, 1]]
     """
-    middle = np.intersect1d(first[:, 1], second[:, 0])
-    left = first[np.isin(first[:, 1], middle)]
-    right = second[np.isin(second[:, 0], middle)]
+    if first is None or second is None:
+        return second if first is None else first
+    left = first[np.isin(first[:, 1], second[:, 0])]
+    right = second[np.isin(second[:, 0], first[:, 1])]
     low = right[np.searchsorted(right[:, 0], left[:, 1]), 1]
     high = left[np.searchsorted(left[:, 1], right[:, 0], side="right") - 1, 0]
     rows = np.concatenate(
@@ -80,12 +89,15 @@ def compose(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.unique(rows, axis=0)
 
 
-def joined(maps: Sequence[np.ndarray]) -> np.ndarray:
-    """The edge map of neighbouring segments, from the map of each."""
+def joined(maps: Sequence[np.ndarray | None], lengths: Sequence[int]) -> np.ndarray | None:
+    """The edge map of neighbouring segments, from the map of each; `None` is no change."""
+    if all(edges is None for edges in maps):
+        return None
     rows, corner = [np.zeros((1, 2), np.int64)], np.zeros(2, np.int64)
-    for edges in maps:
-        rows.append(edges[1:] + corner)
-        corner = corner + edges[-1]
+    for edges, length in zip(maps, lengths, strict=True):
+        segment = identity(length) if edges is None else edges
+        rows.append(segment[1:] + corner)
+        corner = corner + segment[-1]
     return np.concatenate(rows)
 
 

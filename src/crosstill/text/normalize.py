@@ -137,7 +137,7 @@ class Normalization:
         spelled = _encode(written)
         if spelled == original:
             return edges.byte_pieces(original, original, _ends(original, original))
-        old, new = map_.T
+        old, new = (edges.identity(len(text)) if map_ is None else map_).T
         new = np.maximum(new - lead, 0)  # the lead is no part of the text
         corners = [edges.byte_starts(text)[old], edges.byte_starts(written)[new]]
         return edges.byte_pieces(original, spelled, np.stack(corners, axis=1))
@@ -173,44 +173,42 @@ class Normalization:
             text = step.apply(text)
         return self._prepend.before(text, True) + text
 
-    def _rewrite(self, text: str, mapped: bool = False) -> tuple[str, np.ndarray, int]:
-        """The rewritten text with the lead, the edge map if asked for, the lead's length."""
+    def _rewrite(self, text: str, mapped: bool = False) -> tuple[str, np.ndarray | None, int]:
+        """The rewritten text with the lead; the edge map if asked for; the lead's length."""
         utf8(text)
-        results, maps, lead = [], [], 0
-        for start, segment, is_token in _segments(self._raw_tokens, text):
-            if is_token:
-                results.append(segment)
-                maps.append(edges.identity(len(segment)))
-                continue
-            result, map_, size = self._rewrite_segment(segment, start == 0, mapped)
-            lead += size if start == 0 else 0
+        results, maps, lengths, lead = [], [], [], 0
+        by_segment = self._by_segment or self._before or self._after
+        for start, segment, is_token in _segments(self._raw_tokens if by_segment else None, text):
+            result, map_ = segment, None
+            if not is_token:
+                result, map_, size = self._rewrite_segment(segment, start == 0, mapped)
+                lead += size if start == 0 else 0
             results.append(result)
             maps.append(map_)
-        return "".join(results), edges.joined(maps) if mapped else maps[0], lead
+            lengths.append(len(segment))
+        return "".join(results), edges.joined(maps, lengths), lead
 
     def _rewrite_segment(
         self, segment: str, first: bool, mapped: bool
-    ) -> tuple[str, np.ndarray, int]:
+    ) -> tuple[str, np.ndarray | None, int]:
         """As `_rewrite`, for a stretch between two added tokens."""
         once = first and self._lead.text != "" and not self._lead.everywhere
         normal, map_ = _run(self._before, segment, mapped or once)
-        if once:  # the lead goes before the first character of the text, unless that is gone
-            first = not (map_[1:, 1] == 0).any()
+        if once and map_ is not None:
+            first = not (map_[1:, 1] == 0).any()  # no lead where the first character is gone
         prepended = self._prepend.before(normal, first)
-        results, maps, lead = [], [], len(prepended) if first else 0
+        results, maps, lengths, lead = [], [], [], len(prepended) if first else 0
         for start, part, is_token in _segments(self._normal_tokens, prepended + normal):
-            if is_token:
-                results.append(part)
-                maps.append(edges.identity(len(part)))
-                continue
-            result, part_map = _run(self._after, part, mapped)
-            put = self._lead.before(result, first and start == 0)
-            lead += len(put) if first and start == 0 else 0
+            result, part_map, put = part, None, ""
+            if not is_token:
+                result, part_map = _run(self._after, part, mapped)
+                put = self._lead.before(result, first and start == 0)
+                lead += len(put) if first and start == 0 else 0
             results.append(put + result)
-            maps.append(edges.led(part_map, len(put)))
-        if mapped:
-            map_ = edges.compose(edges.led(map_, len(prepended)), edges.joined(maps))
-        return "".join(results), map_, lead
+            maps.append(edges.led(part_map, len(put), len(part)))
+            lengths.append(len(part))
+        map_ = edges.led(map_, len(prepended), len(segment))
+        return "".join(results), edges.compose(map_, edges.joined(maps, lengths)), lead
 
 
 def normalization(tokenizer: "PreTrainedTokenizerFast") -> Normalization:
@@ -250,9 +248,9 @@ def _ends(old: bytes, new: bytes) -> np.ndarray:
     return edges.whole(len(old), len(new))
 
 
-def _run(steps: Sequence[Step], text: str, mapped: bool) -> tuple[str, np.ndarray]:
-    """The text after all steps, and its edge map if asked for."""
-    map_ = edges.identity(len(text)) if mapped else edges.whole(0, 0)
+def _run(steps: Sequence[Step], text: str, mapped: bool) -> tuple[str, np.ndarray | None]:
+    """The text after all steps, and its edge map if asked for and if it changed."""
+    map_ = None
     for step in steps:
         if not step.may_change(text):
             continue
