@@ -99,6 +99,6 @@ def crosstill_apart(*args: object) -> Outcome:
         capture_output=True,
         text=True,
         env=environment,
-        timeout=300,
+        timeout=600,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import is_peft_available
+from transformers.utils.import_utils import is_peft_available
 
 # Largest difference between the split and the plain logits, as a share of the largest logit.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.float16: 1e-2, torch.bfloat16: 3e-2}

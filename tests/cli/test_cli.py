@@ -9,7 +9,7 @@ from crosstill import __version__
 from crosstill.objectives import create
 from crosstill.training.config import parse_objectives
 from crosstill.training.recipe import load_recipe
-from tiny_run import crosstill, crosstill_apart, make_run
+from tiny_run import crosstill, make_run
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def recipe(tmp_path_factory):
 def finished(recipe):
     """A finished run: its folder, and how the command ended."""
     out = recipe.parent / "finished"
-    return out, crosstill_apart(
+    return out, crosstill(
         "distill", recipe, "--output-dir", out, "--learning-rate", "1e-3", "--training.seed=5",
         "--logging-steps", 1, "--divergence-steps", 1, "--json",
     )  # fmt: skip

@@ -94,5 +94,6 @@ def non_finite(tensors: list[Tensor]) -> list[int]:
     if not tensors:
         return []
     # The largest absolute value is finite only where every one is, and it cannot overflow.
-    largest = torch.stack([norm.float() for norm in torch._foreach_norm(tensors, float("inf"))])
+    norms = torch._foreach_norm(tensors, float("inf"))  # pyright: ignore[reportPrivateImportUsage]
+    largest = torch.stack([norm.float() for norm in norms])
     return (~torch.isfinite(largest)).nonzero().flatten().tolist()

@@ -3,7 +3,7 @@
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError
 from torch import nn
@@ -126,7 +126,8 @@ class SavingTrainer(Trainer):
             self.state.best_model_checkpoint = str(best_folder)
         for callback in [*self.callback_handler.callbacks, self.control]:
             if isinstance(callback, ExportableState):
-                self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+                noted = cast(dict[str, Any], self.state.stateful_callbacks)  # mistyped upstream
+                noted[type(callback).__name__] = callback.state()
         self.state.save_to_json(str(folder / "trainer_state.json"))
         save_state(progress, folder, "progress")
         ckpt.commit(folder, self.folder, step, self.origin(), versions())

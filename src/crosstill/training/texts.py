@@ -1,6 +1,6 @@
 """Held-out texts and prompts of a recipe: lists, or files of rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from crosstill.data.read import read_dataset
@@ -21,7 +21,8 @@ def read_texts(source: str | Sequence[str]) -> list[str]:
     """
     if not isinstance(source, str):
         return [str(text) for text in source]
-    return [row_text(row) for row in read_dataset(source)]
+    rows: Iterable[Any] = read_dataset(source)
+    return [row_text(row) for row in rows]
 
 
 def read_prompts(prompts: Mapping[str, str | Sequence[Any]]) -> dict[str, list[Prompt]]:
