@@ -1,6 +1,7 @@
 """Properties of the common line under arbitrary rewriting: changes, deletions, insertions."""
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -115,3 +116,22 @@ def test_without_rewriting_bytes_are_the_line(pair):
     assert set(on_student) & set(on_teacher) == {
         on_student[1] // student[1] * edge for edge in set(student) & set(teacher)
     }
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [(0, 0, 0, 1, False), (0, 1, 1, 1, False)],  # inserted, then deleted: a change
+        [(0, 1, 0, 0, False), (1, 1, 0, 1, False)],
+        [(0, 0, 0, 1, False), (0, 0, 1, 2, False), (0, 1, 2, 3, True)],  # inserted in two steps
+        [(0, 1, 0, 1, True), (1, 1, 1, 2, False), (1, 1, 2, 3, False)],
+    ],
+)
+def test_insertions_and_deletions_that_touch_are_one_piece(pieces):
+    """As a normaliser and a pre-tokenizer in turn may leave them."""
+    n_bytes = pieces[-1][3]
+    for edges in ([0, n_bytes], list(range(n_bytes + 1))):
+        student_chunk, teacher_chunk, n = aligned((pieces, edges), ([(0, 1, 0, 1, True)], [0, 1]))
+        assert n == 1
+        assert student_chunk.tolist() == [0] * (len(edges) - 1)
+        assert teacher_chunk.tolist() == [0]

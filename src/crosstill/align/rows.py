@@ -167,7 +167,7 @@ def _put_content(
         edges = [SCALE * own for own in edges]
     for line, first, own in zip(lines, tokens, edges, strict=True):
         line.put(first, base + own, k)
-    return int(max(own[-1] for own in edges)) + SCALE, rewritten
+    return int(max(own[-1] for own in edges)), rewritten
 
 
 def _byte_range(part: Part, at: int, length: int, normalization: Normalization) -> tuple[int, int]:
