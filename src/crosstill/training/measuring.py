@@ -45,13 +45,16 @@ def measured(
     encoder: TextEncoder,
     texts: Sequence[str],
     samples: Samples | None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Measured:
     """Measures a student on real texts and on its teacher's own texts, where there are any."""
     found = Measured()
     if texts:
         found.bits_per_byte = bits_per_byte(student, encoder, texts)
     if samples is not None:
-        gap = teacher_divergence(student, encoder, None, None, samples)
+        gap = teacher_divergence(
+            student, encoder, None, None, samples, chat_template_kwargs=chat_template_kwargs
+        )
         found.divergence = gap.overall.divergence
         found.standard_error = gap.overall.standard_error
         found.kinds = {kind: part.divergence for kind, part in gap.kinds.items()}
@@ -64,6 +67,7 @@ def answered(
     prompts: Mapping[str, Sequence[Any]],
     max_new_tokens: int,
     seed: int,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """Lets a student answer the first prompt of each kind, drawn as the teacher's texts are."""
     first = {kind: group[:1] for kind, group in prompts.items()}
@@ -75,6 +79,7 @@ def answered(
             max_new_tokens=max_new_tokens,
             seed=seed,
             path=Path(folder) / "answers.jsonl",
+            chat_template_kwargs=chat_template_kwargs,
         )
     return {item.kind: item.response for item in drawn.items}
 

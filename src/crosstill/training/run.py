@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -178,6 +178,9 @@ class _Run:
             samples_per_prompt=settings.divergence_samples,
             seed=settings.seed,
             path=self.folder / SAMPLES,
+            # as the rows are rendered: the student's arguments where the teacher has none
+            chat_template_kwargs=settings.teacher_chat_template_kwargs
+            or settings.chat_template_kwargs,
         )
 
     def measure(self, *, answers: bool = False) -> Measured:
@@ -190,11 +193,17 @@ class _Run:
             return Measured()
         with own_forward(self.student) as student:
             encoder = self.trainer.student_encoder
-            found = measured(student, encoder, self.texts, self.samples)
+            settings = self.recipe.training
+            kwargs = settings.chat_template_kwargs
+            found = measured(student, encoder, self.texts, self.samples, kwargs)
             if answers and self.samples is not None:
-                settings = self.recipe.training
                 found.answers = answered(
-                    student, encoder, self.prompts, settings.divergence_tokens, settings.seed
+                    student,
+                    encoder,
+                    self.prompts,
+                    settings.divergence_tokens,
+                    settings.seed,
+                    kwargs,
                 )
         return found
 
@@ -260,7 +269,8 @@ class _Run:
     def show_alignment(self) -> None:
         """Writes how the two tokenizers meet on the beginning of the first rows."""
         tokenizers = self.trainer.student_encoder.tokenizer, self.trainer.teacher_encoder.tokenizer
-        texts = [row_text(row)[:SHOWN] for row in islice(self.data.dataset, SHOWN_ROWS)]
+        rows: Iterable[Any] = self.data.dataset
+        texts = [row_text(row)[:SHOWN] for row in islice(rows, SHOWN_ROWS)]
         shown = [fragment(align(text, *tokenizers)) for text in texts if text]
         (self.folder / ALIGNMENT).write_text("\n".join(shown), encoding="utf-8")
 
