@@ -5,20 +5,18 @@ character of the two planes in use is therefore asked of it once; characters Pyt
 and the rarer planes count as doubtful, so that the normaliser is asked again when one occurs.
 """
 
-import re
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 from tokenizers import normalizers
 
-_PLANES = [*range(0xD800), *range(0xE000, 0x20000)]
-_RARE = (0x20000, 0x10FFFF)
-_GLUE = {0x200D, *range(0xFE00, 0xFE10), *range(0x1F3FB, 0x1F400)}
+_RARE = 0x20000  # from here on, characters are not asked for one by one
+_PLANES = [*range(0xD800), *range(0xE000, _RARE)]
+_GLUE_TOO = [0x200D, *range(0xFE00, 0xFE10), *range(0x1F3FB, 0x1F400)]
 _EXTENDING = {"Mn", "Mc", "Me"}
-_MARK, _TOUCHED = 1, 2
+_MARK, _TOUCHED, _GLUED = 1, 2, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,25 +24,41 @@ class Touched:
     """What a normaliser that works character by character, or cluster by cluster, can change.
 
     Attributes:
-        clusters: Finds every stretch of a text that may change, each independent of the rest.
         ascii: Whether it can change ASCII text.
+        joining: Whether neighbouring characters matter to it.
     """
 
-    clusters: re.Pattern[str]
     ascii: bool
+    joining: bool
     _flags: np.ndarray = field(repr=False)  # uint8 by code point; the last one for all above
 
     def doubtful(self, text: str) -> bool:
         """Whether the normaliser might change the text; False is certain."""
         if not self.ascii and text.isascii():
             return False
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.int32)
-        flags = self._flags.take(codes, mode="clip")
-        if not len(flags) or flags.max() == 0:
-            return False
-        if flags.max() >= _TOUCHED:
-            return True
-        return bool((flags[1:] & flags[:-1]).any())  # two marks in a row may change places
+        return bool(self._hot(self._flags_of(_codes(text))).any())
+
+    def clusters(self, text: str) -> list[tuple[int, int]]:
+        """Every stretch of the text that may change, each independent of the rest."""
+        codes = _codes(text)
+        flags = self._flags_of(codes)
+        glued = flags & _GLUED > 0
+        if self.joining:
+            glued[1:] |= (codes[1:] == 0x0A) & (codes[:-1] == 0x0D)
+        glued[:1] = False
+        starts = np.flatnonzero(~glued)
+        hot = np.unique(np.cumsum(~glued)[self._hot(flags)] - 1)
+        ends = np.append(starts[1:], len(text))
+        return list(zip(starts[hot].tolist(), ends[hot].tolist(), strict=True))
+
+    def _flags_of(self, codes: np.ndarray) -> np.ndarray:
+        return self._flags[np.minimum(codes, _RARE)]
+
+    def _hot(self, flags: np.ndarray) -> np.ndarray:
+        """Characters that may change: by themselves, or as the second of two marks in a row."""
+        hot = flags & _TOUCHED > 0
+        hot[1:] |= flags[1:] & flags[:-1] & _MARK > 0
+        return hot
 
 
 def touched(normalizer: normalizers.Normalizer, *, joining: bool) -> Touched:
@@ -54,18 +68,33 @@ def touched(normalizer: normalizers.Normalizer, *, joining: bool) -> Touched:
 
 @lru_cache(maxsize=32)
 def _touched(state: bytes, joining: bool) -> Touched:
-    normalizer = normalizer_of(state)
-    changed = {code for code in _PLANES if normalizer.normalize_str(chr(code)) != chr(code)}
-    second, marks = (_second_places(), _marks()) if joining else (frozenset(), frozenset())
-    unknown = _unknown() if joining else frozenset()
-    flags = np.zeros(0x20001, np.uint8)
-    flags[[code for code in marks if unicodedata.combining(chr(code))]] = _MARK
-    flags[[*changed, *second, *unknown, 0x20000]] = _TOUCHED
-    own = char_class(changed, _RARE)
-    if joining:
-        glue = char_class(second | marks | unknown | _GLUE, (0xE0100, 0xE01EF))
-        own = f"[^{glue[1:]}?{glue}+|{own}|\r\n"
-    return Touched(re.compile(own), bool(flags[:0x80].any()), flags)
+    rewrite = normalizer_of(state).normalize_str
+    flags = np.zeros(_RARE + 1, np.uint8)
+    flags[[code for code in _PLANES if rewrite(chr(code)) != chr(code)]] |= _TOUCHED
+    flags[_RARE] |= _TOUCHED
+    return Touched(
+        bool(flags[:0x80].any()), joining, flags | _joining_flags() if joining else flags
+    )
+
+
+@lru_cache(maxsize=1)
+def _joining_flags() -> np.ndarray:
+    """Characters that may compose with the one before them, change places with it or extend it."""
+    flags = np.zeros(_RARE + 1, np.uint8)
+    decompose = normalizers.NFD().normalize_str
+    parts = [decompose(chr(code)) for code in _PLANES]
+    seconds = sorted({ord(char) for part in parts if len(part) > 1 for char in part[1:]})
+    categories = {code: unicodedata.category(chr(code)) for code in _PLANES}
+    unknown = [code for code, category in categories.items() if category == "Cn"]
+    extending = [code for code, category in categories.items() if category in _EXTENDING]
+    flags[[*seconds, *unknown]] |= _TOUCHED
+    flags[[code for code in extending if unicodedata.combining(chr(code))]] |= _MARK
+    flags[[*seconds, *unknown, *extending, *_GLUE_TOO, _RARE]] |= _GLUED
+    return flags
+
+
+def _codes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
 def normalizer_of(state: bytes) -> normalizers.Normalizer:
@@ -73,40 +102,3 @@ def normalizer_of(state: bytes) -> normalizers.Normalizer:
     normalizer = normalizers.Sequence([])
     normalizer.__setstate__(b'{"type":"Sequence","normalizers":[' + state + b"]}")
     return normalizer
-
-
-def char_class(codes: Iterable[int], *ranges: tuple[int, int]) -> str:
-    r"""A regular expression for one character among `codes` and the closed `ranges`.
-
-    Example:
-        >>> char_class([97, 98, 99, 120])
-        '[\\U00000061-\\U00000063\\U00000078-\\U00000078]'
-    """
-    runs: list[list[int]] = []
-    for code in sorted(codes):
-        if runs and code == runs[-1][1] + 1:
-            runs[-1][1] = code
-        else:
-            runs.append([code, code])
-    body = "".join(f"\\U{low:08x}-\\U{high:08x}" for low, high in [*runs, *ranges])
-    return f"[{body}]" if body else "(?!)"
-
-
-@lru_cache(maxsize=1)
-def _second_places() -> frozenset[int]:
-    """Characters that may compose with, or move before, the one in front of them."""
-    decompose = normalizers.NFD().normalize_str
-    found = (decompose(chr(code)) for code in _PLANES)
-    return frozenset(ord(char) for parts in found if len(parts) > 1 for char in parts[1:])
-
-
-@lru_cache(maxsize=1)
-def _marks() -> frozenset[int]:
-    """Combining and extending characters."""
-    return frozenset(code for code in _PLANES if unicodedata.category(chr(code)) in _EXTENDING)
-
-
-@lru_cache(maxsize=1)
-def _unknown() -> frozenset[int]:
-    """Characters that this Python's Unicode does not know."""
-    return frozenset(code for code in _PLANES if unicodedata.category(chr(code)) == "Cn")

@@ -63,8 +63,7 @@ class Clusters:
 
     def edges(self, text: str, result: str) -> np.ndarray:
         """The edge map from `text` to `result`."""
-        for pattern in (self._reach().clusters, _WORDS):
-            spans = [match.span() for match in pattern.finditer(text)]
+        for spans in (self._reach().clusters(text), _spans(_WORDS, text)):
             images = [self._image(text[start:end]) for start, end in spans]
             if _substitute(text, spans, images) == result:
                 changed = [k for k, (a, b) in enumerate(spans) if images[k] != text[a:b]]
