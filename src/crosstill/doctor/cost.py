@@ -4,15 +4,11 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from crosstill.doctor.finding import Findings
 from crosstill.doctor.models import Side
 from crosstill.doctor.rows import Sample
 from crosstill.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Korthikanti et al. 2022, "Reducing Activation Recomputation", eq. 2 without the attention matrix:
@@ -39,35 +35,39 @@ def examine_cost(
     recipe: Recipe, student: Side, teacher: Side, sample: Sample | None, findings: Findings
 ) -> None:
     """Estimate memory, disk space and time, and say where they do not suffice."""
-    if student.parameters is None or teacher.parameters is None or student.config is None:
+    if student.parameters is None or teacher.parameters is None:
         return
-    trained = student.parameters if recipe.peft is None else 0
-    memory = _memory(recipe, student.config, student.parameters, teacher, trained)
-    _judge_memory(memory, recipe, findings)
-    _judge_disk(recipe, student.parameters, trained, findings)
+    _judge_memory(estimate_memory(recipe, student, teacher), recipe, findings)
+    _judge_disk(recipe, student.parameters, findings)
     if sample is not None:
         _estimate_time(recipe, student.parameters, teacher.parameters, sample, findings)
 
 
-def _memory(
-    recipe: Recipe, config: "PretrainedConfig", parameters: int, teacher: Side, trained: int
-) -> Memory:
+def estimate_memory(recipe: Recipe, student: Side, teacher: Side) -> Memory:
+    """Estimate the memory of a step, for two models whose configurations could be read."""
+    assert student.config is not None  # noqa: S101 - parameters are counted from it
+    assert student.parameters is not None  # noqa: S101 - as its caller has seen
     settings = recipe.training
-    text = config.get_text_config()
+    text = student.config.get_text_config()
     width = _BYTES.get(settings.student_dtype, 4)
+    trained = _trained(recipe, student.parameters)
+    per_token = text.num_hidden_layers * text.hidden_size * _ACTIVATION_BYTES
     compute = 2 if settings.bf16 else width
-    tokens = settings.per_device_train_batch_size * settings.max_length
     return Memory(
-        student=parameters * width + trained * width,
+        student=(student.parameters + trained) * width,
         optimizer=trained * 2 * width,
         teacher=(teacher.parameters or 0) * _teacher_width(settings.teacher_dtype, teacher),
-        activations=tokens
-        * text.num_hidden_layers
-        * text.hidden_size
-        * _ACTIVATION_BYTES
+        activations=settings.per_device_train_batch_size
+        * settings.max_length
+        * per_token
         * compute
         // 2,
     )
+
+
+def _trained(recipe: Recipe, parameters: int) -> int:
+    """How many parameters have gradients; those of adapters weigh next to nothing."""
+    return parameters if recipe.peft is None else 0
 
 
 def _teacher_width(dtype: str, teacher: Side) -> int:
@@ -103,10 +103,10 @@ def _free_memory(use_cpu: bool) -> tuple[str, int]:
     return "CPU", psutil.virtual_memory().available
 
 
-def _judge_disk(recipe: Recipe, parameters: int, trained: int, findings: Findings) -> None:
-    # A checkpoint is written beside the ones that are kept; adapters weigh next to nothing.
+def _judge_disk(recipe: Recipe, parameters: int, findings: Findings) -> None:
+    # A checkpoint is written beside the ones that are kept.
     kept = (recipe.training.save_total_limit or 10) + 1
-    needed = kept * trained * 12 + parameters * 4
+    needed = kept * _trained(recipe, parameters) * 12 + parameters * 4
     free = shutil.disk_usage(existing_folder(Path(recipe.output_dir))).free
     findings.add(
         "ok" if needed < free else "warning",
