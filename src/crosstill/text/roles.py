@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from crosstill.errors import ConfigError
 from crosstill.text.rows import Conversation, Message, RowFault
+from crosstill.text.spec import is_control
 from crosstill.text.templates import locate
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def special_roles(tokenizer: "PreTrainedTokenizerBase") -> SpecialRoles:
     A chat template that refuses two short conversations is passed over; the table then decides.
     """
     added = {id: str(token) for id, token in tokenizer.added_tokens_decoder.items()}
-    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = {id for id, token in tokenizer.added_tokens_decoder.items() if is_control(token)}
     special |= set(tokenizer.all_special_ids)
     ids = {literal: id for id, literal in added.items() if id in special}
     known_ends = _present(ids, EOT_LITERALS)
