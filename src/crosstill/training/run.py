@@ -269,7 +269,7 @@ class _Run:
     def show_alignment(self) -> None:
         """Writes how the two tokenizers meet on the beginning of the first rows."""
         tokenizers = self.trainer.student_encoder.tokenizer, self.trainer.teacher_encoder.tokenizer
-        rows: Iterable[Any] = self.data.dataset
+        rows = cast(Iterable[Any], self.data.dataset)  # mistyped upstream
         texts = [row_text(row)[:SHOWN] for row in islice(rows, SHOWN_ROWS)]
         shown = [fragment(align(text, *tokenizers)) for text in texts if text]
         (self.folder / ALIGNMENT).write_text("\n".join(shown), encoding="utf-8")

@@ -1,7 +1,7 @@
 """Held-out texts and prompts of a recipe: lists, or files of rows."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from crosstill.data.read import read_dataset
 from crosstill.evaluation.prompts import Prompt
@@ -21,7 +21,7 @@ def read_texts(source: str | Sequence[str]) -> list[str]:
     """
     if not isinstance(source, str):
         return [str(text) for text in source]
-    rows: Iterable[Any] = read_dataset(source)
+    rows = cast(Iterable[Any], read_dataset(source))  # mistyped upstream
     return [row_text(row) for row in rows]
 
 
