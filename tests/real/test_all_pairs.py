@@ -127,7 +127,10 @@ def check(text, student, teacher, told):
     )
     a = align_ids(text, student_ids, teacher_ids, encoder(student), encoder(teacher))
     n = len(a.chunks)
-    own, other = [a.student_bytes(k) for k in range(n)], [a.teacher_bytes(k) for k in range(n)]
+    own = [b"".join(student_pieces[s0:s1]) for (s0, s1), _ in a.chunks]
+    other = [b"".join(teacher_pieces[t0:t1]) for _, (t0, t1) in a.chunks]
+    for k in {0, n // 3, n - 1} & set(range(n)):
+        assert (a.student_bytes(k), a.teacher_bytes(k)) == (own[k], other[k])
     assert b"".join(own) == b"".join(student_pieces)
     assert b"".join(other) == b"".join(teacher_pieces)
     ends = [[0, *accumulate(map(len, side))] for side in (own, other)]

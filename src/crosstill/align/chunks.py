@@ -95,8 +95,9 @@ class Alignment:
     @cached_property
     def coverage(self) -> AlignedFraction:
         """How much of the text lies in chunks."""
-        total = len(self.student_spelling.spell(self.student_ids)) - self.student_extra
-        aligned = sum(len(self.student_bytes(k)) for k in range(len(self.chunks)))
+        ends = self.student_spelling.ends(self.student_ids)
+        lengths = np.diff(np.maximum(ends - self.student_extra, 0), prepend=0)
+        total, aligned = int(lengths.sum()), int(lengths[self.student_chunk >= 0].sum())
         return AlignedFraction(
             bytes=aligned / total if total else 1.0,
             student_tokens=_share(self.student_chunk),
