@@ -42,6 +42,7 @@ from crosstill.transfer.embeddings import transplant
 VOCABULARY = 8_000
 HELD_OUT_PROMPTS = 64
 HELD_OUT_TEXTS = 48
+ROWS_PER_STEP = 8
 SENTENCE = "The easiest way to learn a new language is"
 
 # Other kinds of text than the training texts, to see how far the likeness reaches.
@@ -79,16 +80,18 @@ class Plan:
         rows: Rows that the teacher writes at most.
         seconds: In which it does so; the student's reading takes about as long again, twice.
         passes: How often the student reads each row.
+        at_a_time: Rows in memory at a time; a step has `ROWS_PER_STEP`, however it is cut.
     """
 
     bfloat16: bool
     rows: int
     seconds: float
     passes: int
+    at_a_time: int
 
 
-FAST = Plan(bfloat16=True, rows=768, seconds=110, passes=1)
-SLOW = Plan(bfloat16=False, rows=288, seconds=100, passes=2)
+FAST = Plan(bfloat16=True, rows=672, seconds=110, passes=1, at_a_time=4)
+SLOW = Plan(bfloat16=False, rows=192, seconds=100, passes=2, at_a_time=2)
 
 
 def main() -> int:
@@ -140,7 +143,7 @@ class Demo:
         self.title("Distillation: measure, train, measure again")
         self.say("the untrained student is measured first: about a minute until the bar moves")
         summary = distill(recipe, overwrite=True)
-        self.finish(summary, teacher, teacher_tokenizer, tokenizer, prose)
+        self.finish(summary, teacher, teacher_tokenizer, tokenizer)
 
     # --- steps ----------------------------------------------------------------------------------
 
@@ -202,12 +205,14 @@ class Demo:
         dtype = "bfloat16" if self.plan.bfloat16 else "float32"
         training = DistillConfig(
             output_dir=str(self.output),
-            objectives={"alm": {"temperature": 5.0}},
+            objectives="alm",
             loss_on="all",
             max_length=192,
+            pad_to_multiple_of=32,
             num_train_epochs=self.plan.passes,
-            per_device_train_batch_size=8,
-            learning_rate=3e-4,
+            per_device_train_batch_size=self.plan.at_a_time,
+            gradient_accumulation_steps=ROWS_PER_STEP // self.plan.at_a_time,
+            learning_rate=2e-4,
             lr_scheduler_type="linear",
             warmup_steps=0.1,
             adam_beta2=0.95,
@@ -238,7 +243,6 @@ class Demo:
         teacher: str,
         teacher_tokenizer: PreTrainedTokenizerFast,
         tokenizer: PreTrainedTokenizerFast,
-        prose: prose_part.Prose,
     ) -> None:
         """Let the models complete a sentence, complete the report, and say what came of it."""
         self.title("What came of it")
@@ -247,13 +251,11 @@ class Demo:
         transplant(model, teacher_tokenizer, tokenizer)
         said["before"] = complete(model, tokenizer)
         said["after"] = complete(load_model(self.output / "model"), tokenizer)
-        summary["completions"] = [said]
+        summary["completions"] = [said, *summary.get("completions", [])]
         summary["demo_seconds"] = round(time.monotonic() - self.started, 1)
         summary["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         text = json.dumps(summary, indent=1, default=str)
         (self.output / "summary.json").write_text(text, encoding="utf-8")
-        shown = align(prose.held_out[0][:240], tokenizer, teacher_tokenizer)
-        (self.output / "alignment.html").write_text(view.fragment(shown), encoding="utf-8")
         report = write_report(self.output)
         self.show(summary, said, report)
 

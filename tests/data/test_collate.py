@@ -135,7 +135,9 @@ def test_no_chat_template_stops_the_run():
         PairCollator(base, TEACHER, max_length=64)([CHAT])
 
 
-@pytest.mark.parametrize("options", [{"max_length": 1}, {"loss_on": "prompt"}])
+@pytest.mark.parametrize(
+    "options", [{"max_length": 1}, {"loss_on": "prompt"}, {"pad_to_multiple_of": 0}]
+)
 def test_wrong_settings_are_refused(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         collator(**options)
@@ -168,3 +170,19 @@ def test_bytes_of_a_cut_row_add_up():
     assert batch["student_bytes"] + batch["cut_bytes"] == len(row["text"])
     assert batch["cut_bytes"] > 0
     assert batch["student_attention_mask"].sum() <= 20
+
+
+@pytest.mark.parametrize("multiple", [1, 8, 32])
+def test_padding_to_a_multiple_adds_nothing_but_padding(multiple):
+    plain, padded = collator()(ROWS), collator(pad_to_multiple_of=multiple)(ROWS)
+    for side in ("student", "teacher"):
+        length = plain[f"{side}_input_ids"].shape[1]
+        width = padded[f"{side}_input_ids"].shape[1]
+        assert width % multiple == 0
+        assert length <= width < length + multiple
+        assert not padded[f"{side}_attention_mask"][:, length:].any()
+        assert (padded[f"{side}_chunk"][:, length:] == -1).all()
+    assert (padded["student_labels"][:, plain["student_labels"].shape[1] :] == -100).all()
+    for key, value in plain.items():
+        found = padded[key]
+        assert torch.equal(found if value.ndim < 2 else found[:, : value.shape[1]], value)

@@ -56,6 +56,8 @@ class PairCollator:
         student_encoder: How the student's text becomes ids.
         teacher_encoder: How the teacher's does.
         max_length: Tokens a row may have on each side, at least 2.
+        pad_to_multiple_of: Batches are padded to a multiple of so many tokens: few shapes, which
+            memory allocators and kernels like.
         loss_on: `completion`, `assistant` or `all`.
         chat_template_kwargs: For the student's chat template.
         teacher_chat_template_kwargs: For the teacher's; the student's if `None`.
@@ -67,6 +69,7 @@ class PairCollator:
         teacher_encoder: TextEncoder,
         *,
         max_length: int,
+        pad_to_multiple_of: int = 1,
         loss_on: LossOn = "completion",
         chat_template_kwargs: Mapping[str, Any] | None = None,
         teacher_chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -76,7 +79,10 @@ class PairCollator:
             raise ConfigError(f"max_length: expected at least 2 tokens, got {max_length}.")
         self.student_encoder = student_encoder
         self.teacher_encoder = teacher_encoder
+        if pad_to_multiple_of < 1:
+            raise ConfigError(f"pad_to_multiple_of: expected at least 1, got {pad_to_multiple_of}.")
         self.max_length = max_length
+        self.pad_to_multiple_of = pad_to_multiple_of
         self.loss_on: LossOn = loss_on
         self.chat_template_kwargs = chat_template_kwargs
         self.teacher_chat_template_kwargs = (
@@ -98,15 +104,16 @@ class PairCollator:
                 self._tell(fault)
                 paired.append(self._empty())
         indices = [row.get("row_index", -1) if isinstance(row, Mapping) else -1 for row in rows]
+        multiple = self.pad_to_multiple_of
         student_pad, teacher_pad = _pad_id(self.student_encoder), _pad_id(self.teacher_encoder)
         return {
-            "student_input_ids": _padded([p.student_ids for p in paired], student_pad),
-            "student_attention_mask": _mask([p.student_ids for p in paired]),
-            "student_labels": _padded([p.student_labels for p in paired], IGNORED),
-            "student_chunk": _padded([p.student_chunk for p in paired], -1),
-            "teacher_input_ids": _padded([p.teacher_ids for p in paired], teacher_pad),
-            "teacher_attention_mask": _mask([p.teacher_ids for p in paired]),
-            "teacher_chunk": _padded([p.teacher_chunk for p in paired], -1),
+            "student_input_ids": _padded([p.student_ids for p in paired], student_pad, multiple),
+            "student_attention_mask": _mask([p.student_ids for p in paired], multiple),
+            "student_labels": _padded([p.student_labels for p in paired], IGNORED, multiple),
+            "student_chunk": _padded([p.student_chunk for p in paired], -1, multiple),
+            "teacher_input_ids": _padded([p.teacher_ids for p in paired], teacher_pad, multiple),
+            "teacher_attention_mask": _mask([p.teacher_ids for p in paired], multiple),
+            "teacher_chunk": _padded([p.teacher_chunk for p in paired], -1, multiple),
             "row_index": torch.tensor(indices, dtype=torch.int64),
             "student_bytes": _numbers([p.student_bytes for p in paired]),
             "aligned_bytes": _numbers([p.aligned_bytes for p in paired]),
@@ -150,15 +157,16 @@ def _pad_id(encoder: TextEncoder) -> int:
     return 0 if encoder.roles.pad is None else encoder.roles.pad
 
 
-def _padded(rows: Sequence[np.ndarray], value: int) -> Tensor:
-    out = torch.full((len(rows), max(map(len, rows), default=0)), value, dtype=torch.int64)
+def _padded(rows: Sequence[np.ndarray], value: int, multiple: int) -> Tensor:
+    length = -(-max(map(len, rows), default=0) // multiple) * multiple
+    out = torch.full((len(rows), length), value, dtype=torch.int64)
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.from_numpy(np.ascontiguousarray(row))
     return out
 
 
-def _mask(rows: Sequence[np.ndarray]) -> Tensor:
-    return _padded([np.ones(len(row), np.int64) for row in rows], 0)
+def _mask(rows: Sequence[np.ndarray], multiple: int) -> Tensor:
+    return _padded([np.ones(len(row), np.int64) for row in rows], 0, multiple)
 
 
 def _numbers(values: Sequence[int]) -> Tensor:

@@ -80,6 +80,8 @@ class DistillConfig(TrainingArguments):
             each), or `{name: {"weight": w, option: value, ...}}`.
         loss_on: Which bytes are supervised: those of completions, of assistants, or all.
         max_length: Longest row, in tokens of either side; longer rows are cut at a shared chunk.
+        pad_to_multiple_of: Batches are padded to a multiple of so many tokens. Few shapes keep the
+            memory of a CPU from fragmenting, and suit kernels.
         fused_head: Never make the `T x V` logits: True, False, or "auto" (where the model allows).
         student_dtype: Type of the student's weights in memory, when it is loaded by name.
         teacher_dtype: Type of the teacher's weights in memory, when it is loaded by name.
@@ -107,6 +109,9 @@ class DistillConfig(TrainingArguments):
         default="completion", metadata=_help("supervised bytes: completion | assistant | all")
     )
     max_length: int = field(default=1024, metadata=_help("longest row, in tokens of either side"))
+    pad_to_multiple_of: int = field(
+        default=1, metadata=_help("pad batches to a multiple of so many tokens")
+    )
     fused_head: bool | str = field(
         default="auto",
         metadata=_help(
@@ -212,6 +217,9 @@ class DistillConfig(TrainingArguments):
             f"loss_on is {self.loss_on!r}: {' | '.join(LOSS_ON)}": self.loss_on not in LOSS_ON,
             f"max_length is {self.max_length!r}: at least 2 tokens": not _at_least(
                 self.max_length, 2
+            ),
+            f"pad_to_multiple_of is {self.pad_to_multiple_of!r}: at least 1 token": not _at_least(
+                self.pad_to_multiple_of, 1
             ),
             f"fused_head is {self.fused_head!r}: true | false | auto": self.fused_head
             not in (True, False, "auto"),

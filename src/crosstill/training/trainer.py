@@ -139,6 +139,7 @@ class DistillTrainer(SavingTrainer):
             self.student_encoder,
             self.teacher_encoder,
             max_length=args.max_length,
+            pad_to_multiple_of=args.pad_to_multiple_of,
             loss_on=args.loss_on,  # type: ignore[arg-type]  # checked by the config
             chat_template_kwargs=args.chat_template_kwargs or None,
             teacher_chat_template_kwargs=args.teacher_chat_template_kwargs or None,
