@@ -65,7 +65,7 @@ def adapted(
                 "peft_config needs the extra: pip install 'crosstill[peft]'"
             ) from error
         set_seed(args.seed)  # an adapter begins with random numbers
-        if args.activation_checkpointing:
+        if args.gradient_checkpointing:  # one name in all versions of transformers
             model.enable_input_require_grads()
         model = get_peft_model(model, peft_config)  # type: ignore[assignment]
     if not any(parameter.requires_grad for parameter in model.parameters()):
