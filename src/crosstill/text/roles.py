@@ -11,7 +11,7 @@ of turn `eos_token`. A model with one token for both has both roles on it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from crosstill.errors import ConfigError
 from crosstill.text.rows import Conversation, Message, RowFault
@@ -19,6 +19,7 @@ from crosstill.text.spec import is_control
 from crosstill.text.templates import locate
 
 if TYPE_CHECKING:
+    from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerBase
 
 BOS_LITERALS = (
@@ -127,8 +128,9 @@ def special_roles(tokenizer: "PreTrainedTokenizerBase") -> SpecialRoles:
 
     A chat template that refuses two short conversations is passed over; the table then decides.
     """
-    added = {id: str(token) for id, token in tokenizer.added_tokens_decoder.items()}
-    special = {id for id, token in tokenizer.added_tokens_decoder.items() if is_control(token)}
+    decoder = cast("dict[int, AddedToken]", tokenizer.added_tokens_decoder)  # mistyped upstream
+    added = {id: str(token) for id, token in decoder.items()}
+    special = {id for id, token in decoder.items() if is_control(token)}
     special |= set(tokenizer.all_special_ids)
     ids = {literal: id for id, literal in added.items() if id in special}
     known_ends = _present(ids, EOT_LITERALS)
