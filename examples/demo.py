@@ -78,7 +78,7 @@ class Plan:
     Attributes:
         bfloat16: Whether products run in bfloat16: where the machine has units for it.
         rows: Rows that the teacher writes at most.
-        seconds: In which it does so; the student's reading takes about as long again, twice.
+        seconds: In which it does so; the student then reads for about twice as long.
         passes: How often the student reads each row.
         at_a_time: Rows in memory at a time; a step has `ROWS_PER_STEP`, however it is cut.
     """
