@@ -59,8 +59,12 @@ lint: $(VENV)/.dev  ## ruff, pyright and the import contracts
 demo: $(VENV)/.core  ## distil a small student from a real teacher across tokenizers, on a CPU
 	$(BIN)/python examples/demo.py
 
-bench: $(VENV)/.dev  ## the benchmarks
-	$(BIN)/python -m pytest benchmarks -n 0 --benchmark-only $(PYTEST_ARGS)
+bench: $(VENV)/.core tokenizers  ## the benchmarks, some 20 minutes; results in runs/bench
+	mkdir -p runs/bench
+	$(BIN)/python benchmarks/alignment.py --out runs/bench/alignment.json
+	$(BIN)/python benchmarks/alm_head.py --out runs/bench/alm_head.json
+	$(BIN)/python benchmarks/training_step.py --out runs/bench/training_step.json
+	$(BIN)/python benchmarks/training_step.py --bf16 --out runs/bench/training_step_bf16.json
 
 docs: $(VENV)/.docs  ## the documentation, in site/
 	$(BIN)/mkdocs build --strict

@@ -8,10 +8,11 @@ is busy for all alike:
 - the peer: TRL 1.16.0 in a virtual environment of its own, its byte offsets of both sides plus its
   `_align_by_byte_offsets`, tokenising left out.
 
-    python benchmarks/alignment.py --tokenizers DIR --out alignment.json
+    make tokenizers && python benchmarks/alignment.py --out alignment.json
 
-DIR holds a `tokenizer.json` for each of llama3, qwen3 and gemma3, somewhere below a folder whose
-name contains that name. Without `--peer-python` the peer is installed once into the cache folder.
+The tokenizers are those that `make tokenizers` fetches; or `--tokenizers DIR` with a
+`tokenizer.json` for each of llama3, qwen3 and gemma3, below a folder whose name contains that name.
+Without `--peer-python` the peer is installed once into the cache folder.
 """
 
 import argparse
@@ -40,6 +41,7 @@ LENGTHS = (512, 2048)
 REPEAT = 5  # calls in a burst, the same for all
 PEER = "trl==1.16.0"
 PEER_NEEDS = "torch==2.13.0"
+CACHE = Path(os.environ.get("CROSSTILL_CACHE") or Path.home() / ".cache" / "crosstill")
 WORKER = Path(__file__).with_name("alignment_peer.py")
 
 
@@ -89,8 +91,7 @@ def peer_python(given: Path | None) -> Path:
     """The interpreter that has the peer; made in the cache folder if none is given."""
     if given is not None:
         return given
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "crosstill"
-    home = cache / PEER.replace("==", "-")
+    home = CACHE / PEER.replace("==", "-")
     python = home / "bin" / "python"
     if not (home / "complete").exists():
         print(f"installing {PEER} into {home} ...", file=sys.stderr)
@@ -222,7 +223,9 @@ def table(results: list[Result]) -> str:
 def main() -> None:
     """Runs everything and reports it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--tokenizers", type=Path, required=True, help="folder of tokenizer.json")
+    parser.add_argument(
+        "--tokenizers", type=Path, default=CACHE / "tokenizers", help="folder of tokenizer.json"
+    )
     parser.add_argument("--peer-python", type=Path, help="interpreter that has " + PEER)
     parser.add_argument("--no-peer", action="store_true", help="measure ours only")
     parser.add_argument("--rounds", type=int, default=15)

@@ -3,9 +3,9 @@
 The parts are timed one after another on the same batch, in turn over several rounds; medians and
 their shares of the step go to stdout as a markdown table and, with --out, to a JSON file.
 
-    python benchmarks/training_step.py --teacher FOLDER --student-tokenizer FILE --out step.json
+    python benchmarks/training_step.py --out step.json
 
-The student is the teacher's network with that tokenizer, as in the demonstration.
+The pair is the demonstration's: SmolLM2-135M-Instruct, and the same network with 8,000 tokens.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import json
 import platform
 import pydoc_data.topics
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,6 +31,10 @@ from crosstill.training.config import DistillConfig
 from crosstill.training.trainer import DistillTrainer
 from crosstill.transfer.embeddings import transplant
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from demo_parts.student import train_tokenizer
+from demo_parts.teacher import cache_folder, teacher_from_package
+
 
 def texts(count: int, characters: int) -> list[str]:
     """The first characters of as many long entries of Python's own documentation."""
@@ -39,9 +44,11 @@ def texts(count: int, characters: int) -> list[str]:
 
 def make_trainer(options: argparse.Namespace, folder: str) -> DistillTrainer:
     """The trainer of the real pair, with everything at its default but the batch."""
-    source, target = load_tokenizer(options.teacher), load_tokenizer(options.student_tokenizer)
+    teacher_folder = teacher_from_package(cache_folder())
+    source = load_tokenizer(teacher_folder)
+    target = train_tokenizer(list(pydoc_data.topics.topics.values()), source, size=8_000)
     dtype = torch.bfloat16 if options.bf16 else torch.float32
-    student = load_model(options.teacher, dtype=torch.float32)
+    student = load_model(teacher_folder, dtype=torch.float32)
     transplant(student, source, target)
     config = DistillConfig(
         output_dir=folder,
@@ -52,7 +59,7 @@ def make_trainer(options: argparse.Namespace, folder: str) -> DistillTrainer:
         disable_tqdm=True,
     )
     rows = [{"text": text} for text in texts(options.rows, options.characters)]
-    teacher = load_model(options.teacher, dtype=dtype)
+    teacher = load_model(teacher_folder, dtype=dtype)
     return DistillTrainer(
         student,
         teacher,
@@ -127,8 +134,6 @@ STEP = ("render, tokenise, align, collate", "merging and counting", "teacher",
 def main() -> None:
     """Run everything and report it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--teacher", required=True, help="folder or hub name")
-    parser.add_argument("--student-tokenizer", required=True, help="tokenizer.json or folder")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--characters", type=int, default=700)
     parser.add_argument("--rounds", type=int, default=5)
