@@ -91,7 +91,7 @@ class Plan:
 
 
 FAST = Plan(bfloat16=True, rows=672, seconds=110, passes=1, at_a_time=4)
-SLOW = Plan(bfloat16=False, rows=192, seconds=100, passes=2, at_a_time=2)
+SLOW = Plan(bfloat16=False, rows=240, seconds=100, passes=2, at_a_time=2)
 
 
 def main() -> int:
