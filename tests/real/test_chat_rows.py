@@ -27,6 +27,7 @@ HEADERS = {
     "llama3": (["<|start_header_id|>"], ["<|end_header_id|>"]),
     "gemma3": (["<start_of_turn>"], []),
     "qwen3": (["<|im_start|>"], []),
+    "deepseek_v3": (["<｜Assistant｜>", "<｜User｜>"], []),
     "gptoss": (["<|start|>"], ["<|message|>"]),
 }
 WITH_TEMPLATE = ("llama3", "gemma3", "qwen3", "deepseek_v3")

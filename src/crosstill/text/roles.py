@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 from crosstill.errors import ConfigError
 from crosstill.text.rows import Conversation, Message, RowFault
 from crosstill.text.spec import is_control
-from crosstill.text.templates import locate
+from crosstill.text.templates import THINKING, locate
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken
@@ -134,7 +134,8 @@ def special_roles(tokenizer: "PreTrainedTokenizerBase") -> SpecialRoles:
     special |= set(tokenizer.all_special_ids)
     ids = {literal: id for id, literal in added.items() if id in special}
     known_ends = _present(ids, EOT_LITERALS)
-    turn = _turn_of_template(tokenizer, frozenset(special), known_ends)
+    thinking = _present(ids, THINKING)
+    turn = _turn_of_template(tokenizer, frozenset(special.difference(thinking)), known_ends)
     eot_ids = _unique((*turn.end, *known_ends))
     table_eos = _present(ids, EOS_LITERALS)
     eos = _end_of_text(_named(tokenizer, "eos"), eot_ids, table_eos)

@@ -26,7 +26,10 @@ _ROOM = 1_000_000  # characters a template may add to the texts, beyond 16 times
 _RESERVED = frozenset(
     {"tokenize", "return_dict", "return_tensors", "conversation", "return_assistant_tokens_mask"}
 )
-_THINK = re.compile(r"(<think>|</think>)")
+THINKING = ("<think>", "</think>")
+"""What families write round an answer's reasoning; it belongs to the turn, not to its header."""
+
+_THINK = re.compile("(" + "|".join(THINKING) + ")")
 
 
 @dataclass(frozen=True)
