@@ -89,18 +89,18 @@ def test_tiled_from_ids(function):
     lengths = np.array([0, 1, 2, 3], np.int32)
     # 1 + 2 + 3 bytes after a prefix space of its own, against 3 + 0 + 3 bytes
     student, teacher = np.array([1, 1, 2, 3]), np.array([3, 0, 3])
-    student_chunk, teacher_chunk, n, *extra = function(student, lengths, teacher, lengths, 6)
+    student_chunk, teacher_chunk, n, *total = function(student, lengths, 1, teacher, lengths, 0)
     assert (student_chunk.tolist(), teacher_chunk.tolist(), n) == ([0, 0, 0, 1], [0, 1, 1], 2)
-    assert extra == [1, 0]
+    assert total == [6, 6]
 
 
 @pytest.mark.parametrize("function", [kernel.tiled_chunk_ids_numpy, compiled.tiled_chunk_ids])
-def test_tiled_reports_a_missing_byte(function):
+def test_tiled_reports_what_either_side_spells(function):
     lengths = np.array([0, 1], np.int32)
-    *_, student_extra, teacher_extra = function(
-        np.array([1, 1]), lengths, np.array([1]), lengths, 2
+    *_, student_bytes, teacher_bytes = function(
+        np.array([1, 1]), lengths, 0, np.array([1]), lengths, 0
     )
-    assert (student_extra, teacher_extra) == (0, -1)
+    assert (student_bytes, teacher_bytes) == (2, 1)
 
 
 def test_import_is_cheap_and_needs_no_torch():

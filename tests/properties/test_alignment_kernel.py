@@ -74,12 +74,12 @@ def test_tiled_form_equals_the_general_one(student, teacher, student_prefix, tea
         coordinates += [np.maximum(ends[:-1], 0), np.maximum(ends[1:], 0)]
     expected = [array.tolist() for array in chunk_of_arrays(coordinates)]
     for function in (compiled.tiled_chunk_ids, kernel.tiled_chunk_ids_numpy):
-        *chunks, n, student_extra, teacher_extra = function(
-            sides[0], lengths, sides[1], lengths, total
+        *chunks, n, student_bytes, teacher_bytes = function(
+            sides[0], lengths, student_prefix, sides[1], lengths, teacher_prefix
         )
         assert [c.tolist() for c in chunks] == expected
         assert n == len(set(expected[0]) - {-1})
-        assert (student_extra, teacher_extra) == (student_prefix, teacher_prefix)
+        assert (student_bytes, teacher_bytes) == (total, total)
 
 
 def chunk_of_arrays(coordinates):

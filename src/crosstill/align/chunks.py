@@ -4,6 +4,7 @@ Bytes decide. Both sides spell the text; a chunk is a shortest run of tokens tha
 on both sides, at the same byte. Nothing is decoded, and no position or character offset is used.
 """
 
+import struct
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -152,18 +153,24 @@ def align_ids(
         AlignmentError: See `align`.
     """
     student_array, teacher_array = _array(student_ids, student), _array(teacher_ids, teacher)
+    student_prefix, teacher_prefix = _prefix(text, student), _prefix(text, teacher)
     rewritten = student.normalization.changes(text) or teacher.normalization.changes(text)
-    n_bytes = len(text) if text.isascii() else len(text.encode())
     if rewritten:
-        student_chunk, teacher_chunk, student_extra, teacher_extra = _rewritten_chunks(
-            text, student_array, teacher_array, student, teacher
+        student_chunk, teacher_chunk = _rewritten_chunks(
+            text, student_array, student_prefix, teacher_array, teacher_prefix, student, teacher
         )
     else:
-        student_chunk, teacher_chunk, _, student_extra, teacher_extra = tiled_chunk_ids(
-            student_array, student.bytes.lengths, teacher_array, teacher.bytes.lengths, n_bytes
+        student_chunk, teacher_chunk, _, student_bytes, teacher_bytes = tiled_chunk_ids(
+            student_array,
+            student.bytes.lengths,
+            student_prefix,
+            teacher_array,
+            teacher.bytes.lengths,
+            teacher_prefix,
         )
-    _check_extra(student_extra, student, "student", text)
-    _check_extra(teacher_extra, teacher, "teacher", text)
+        n_bytes = len(text) if text.isascii() else len(text.encode())
+        _check_total(student_bytes, n_bytes, "student", text)
+        _check_total(teacher_bytes, n_bytes, "teacher", text)
     return Alignment(
         student_ids,
         teacher_ids,
@@ -172,13 +179,14 @@ def align_ids(
         rewritten,
         student.bytes,
         teacher.bytes,
-        student_extra,
-        teacher_extra,
+        student_prefix,
+        teacher_prefix,
     )
 
 
 def _array(ids: list[int], encoder: TextEncoder) -> np.ndarray:
-    array = np.fromiter(ids, np.int64, len(ids))
+    # Twice as fast as numpy's own conversion of a list, which is most of the cost of aligning.
+    array = np.frombuffer(struct.pack(f"{len(ids)}i", *ids), np.int32)
     unknown = encoder.bytes.unknown_id
     if unknown is not None and (array == unknown).any():
         raise AlignmentError(
@@ -189,36 +197,42 @@ def _array(ids: list[int], encoder: TextEncoder) -> np.ndarray:
     return array
 
 
-def _check_extra(extra: int, encoder: TextEncoder, name: str, text: str) -> None:
+def _prefix(text: str, encoder: TextEncoder) -> int:
     normalization = encoder.normalization
-    if extra != (len(normalization.prefix_of(text)) if normalization.prefix else 0):
+    return len(normalization.prefix_of(text)) if normalization.prefix else 0
+
+
+def _check_total(found: int, expected: int, name: str, text: str) -> None:
+    if found != expected:
         raise AlignmentError(
-            f"expected the {name}'s tokens to spell the text, got a difference of {extra} bytes "
-            f"for {text[:40]!r}...: its tokenizer rewrites text in a way that is not known. "
-            "Leave that text out, or choose another tokenizer."
+            f"expected the {name}'s tokens to spell the {expected} bytes of {text[:40]!r}..., got "
+            f"{found} bytes: its tokenizer rewrites text in a way that is not known. Leave that "
+            "text out, or choose another tokenizer."
         )
 
 
 def _rewritten_chunks(
     text: str,
     student_ids: np.ndarray,
+    student_prefix: int,
     teacher_ids: np.ndarray,
+    teacher_prefix: int,
     student: TextEncoder,
     teacher: TextEncoder,
-) -> tuple[np.ndarray, np.ndarray, int, int]:
-    """Chunks of a text that a normaliser changed, and how much each side spells beyond it."""
-    edges, extras = [], []
-    for ids, encoder in ((student_ids, student), (teacher_ids, teacher)):
-        ends = np.concatenate([[0], np.cumsum(encoder.bytes.lengths[ids], dtype=np.int64)])
-        extras.append(int(ends[-1]) - len(encoder.normalization.spelled(text)))
-        edges.append(np.maximum(ends - extras[-1], 0))
+) -> tuple[np.ndarray, np.ndarray]:
+    """Chunks of a text that a normaliser changed."""
+    edges = []
+    for ids, prefix, encoder, name in (
+        (student_ids, student_prefix, student, "student"),
+        (teacher_ids, teacher_prefix, teacher, "teacher"),
+    ):
+        own = np.cumsum(np.append(-prefix, encoder.bytes.lengths[ids]), dtype=np.int64)
+        _check_total(int(own[-1]), len(encoder.normalization.spelled(text)), name, text)
+        edges.append(np.maximum(own, 0))
     on_student, on_teacher = rewritten_line(
         text, student.normalization, edges[0], teacher.normalization, edges[1]
     )
-    student_chunk, teacher_chunk, _ = chunk_ids(
-        on_student[:-1], on_student[1:], on_teacher[:-1], on_teacher[1:]
-    )
-    return student_chunk, teacher_chunk, extras[0], extras[1]
+    return chunk_ids(on_student[:-1], on_student[1:], on_teacher[:-1], on_teacher[1:])[:2]
 
 
 def _ranges(chunk: np.ndarray) -> list[tuple[int, int]]:

@@ -90,24 +90,15 @@ def chunk_ids(student_start, student_end, teacher_start, teacher_end):
 
 
 @_jit
-def _surplus(ids, lengths, n_bytes):
-    """How many bytes more than `n_bytes` the tokens spell."""
-    total = -n_bytes
-    for i in range(ids.shape[0]):
-        total += lengths[ids[i]]
-    return total
-
-
-@_jit
-def tiled_chunk_ids(student_ids, student_lengths, teacher_ids, teacher_lengths, n_bytes):
+def tiled_chunk_ids(
+    student_ids, student_lengths, student_prefix, teacher_ids, teacher_lengths, teacher_prefix
+):
     """See `kernel.tiled_chunk_ids`."""
-    student_extra = _surplus(student_ids, student_lengths, n_bytes)
-    teacher_extra = _surplus(teacher_ids, teacher_lengths, n_bytes)
     n_student, n_teacher = student_ids.shape[0], teacher_ids.shape[0]
     student_chunk = np.empty(n_student, np.int32)
     teacher_chunk = np.empty(n_teacher, np.int32)
     n, i, j, last = 0, 0, 0, 0
-    student_at, teacher_at = -student_extra, -teacher_extra
+    student_at, teacher_at = -student_prefix, -teacher_prefix
     while i < n_student or j < n_teacher:
         if j == n_teacher or (i < n_student and student_at <= teacher_at):
             student_at += student_lengths[student_ids[i]]
@@ -127,4 +118,4 @@ def tiled_chunk_ids(student_ids, student_lengths, teacher_ids, teacher_lengths, 
     while j > 0 and teacher_chunk[j - 1] == n:
         j -= 1
         teacher_chunk[j] = n - 1
-    return student_chunk, teacher_chunk, n, student_extra, teacher_extra
+    return student_chunk, teacher_chunk, n, student_at, teacher_at

@@ -66,28 +66,31 @@ def chunk_ids(
 def tiled_chunk_ids(
     student_ids: np.ndarray,
     student_lengths: np.ndarray,
+    student_prefix: int,
     teacher_ids: np.ndarray,
     teacher_lengths: np.ndarray,
-    n_bytes: int,
+    teacher_prefix: int,
 ) -> tuple[np.ndarray, np.ndarray, int, int, int]:
-    """As `chunk_ids`, where both sides spell the same `n_bytes` end to end: from ids alone.
+    """As `chunk_ids`, where both sides spell the same text end to end: from ids alone.
 
     Args:
-        student_ids: int64 [Ts].
+        student_ids: int32 [Ts].
         student_lengths: int32 [Vs], bytes that each student token spells.
-        teacher_ids: int64 [Tt].
+        student_prefix: Bytes the student's tokens spell before the text.
+        teacher_ids: int32 [Tt].
         teacher_lengths: int32 [Vt].
-        n_bytes: length of the text.
+        teacher_prefix: Bytes the teacher's tokens spell before the text.
 
     Returns:
-        `(student_chunk, teacher_chunk, n, student_extra, teacher_extra)`. The two last are the
-        bytes either side spells beyond the text; they are taken to stand before it (the prefix
-        space of some tokenizers). The caller must check them: with any other surplus the chunks
-        mean nothing.
+        `(student_chunk, teacher_chunk, n, student_bytes, teacher_bytes)`. The two last are how
+        many bytes either side spells without its prefix. The caller must compare them with the
+        text: where they differ from it, the chunks mean nothing.
     """
     compiled = _compiled()
     run = compiled.tiled_chunk_ids if compiled else tiled_chunk_ids_numpy
-    return run(student_ids, student_lengths, teacher_ids, teacher_lengths, n_bytes)
+    return run(
+        student_ids, student_lengths, student_prefix, teacher_ids, teacher_lengths, teacher_prefix
+    )
 
 
 def chunk_ids_numpy(
@@ -116,18 +119,22 @@ def chunk_ids_numpy(
 def tiled_chunk_ids_numpy(
     student_ids: np.ndarray,
     student_lengths: np.ndarray,
+    student_prefix: int,
     teacher_ids: np.ndarray,
     teacher_lengths: np.ndarray,
-    n_bytes: int,
+    teacher_prefix: int,
 ) -> tuple[np.ndarray, np.ndarray, int, int, int]:
     """`tiled_chunk_ids` without numba."""
-    lines, extras = [], []
-    for ids, lengths in ((student_ids, student_lengths), (teacher_ids, teacher_lengths)):
-        ends = np.concatenate([[0], np.cumsum(lengths[ids], dtype=np.int64)])
-        extras.append(int(ends[-1]) - n_bytes)
-        edges = np.maximum(ends - extras[-1], 0)
+    lines, totals = [], []
+    for ids, lengths, prefix in (
+        (student_ids, student_lengths, student_prefix),
+        (teacher_ids, teacher_lengths, teacher_prefix),
+    ):
+        ends = np.cumsum(np.append(-prefix, lengths[ids]), dtype=np.int64)
+        totals.append(int(ends[-1]))
+        edges = np.maximum(ends, 0)
         lines += [edges[:-1], edges[1:]]
-    return *chunk_ids_numpy(*lines), extras[0], extras[1]
+    return *chunk_ids_numpy(*lines), totals[0], totals[1]
 
 
 def _covered(side: tuple[np.ndarray, np.ndarray], points: np.ndarray) -> np.ndarray:
