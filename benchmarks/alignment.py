@@ -1,7 +1,7 @@
 """What alignment costs: against tokenising both sides, and against TRL's GOLD alignment.
 
-For real texts of 512 and 2,048 student tokens, in one run and turn by turn so that a busy machine
-is busy for all alike:
+For real texts of 512 and 2,048 student tokens, in one run, turn by turn, in processor time of one
+thread, so that a busy machine is busy for all alike:
 
 - tokenising: both tokenizers' own `encode`, the work that no method can avoid;
 - ours: `align_ids`, from lists of ids to chunks, with every check;
@@ -38,7 +38,7 @@ from crosstill.text.render import render
 
 PAIRS = (("llama3", "qwen3"), ("llama3", "gemma3"))
 LENGTHS = (512, 2048)
-REPEAT = 5  # calls in a burst, the same for all
+BURST = 0.02  # seconds a measurement lasts, the same for all
 PEER = "trl==1.16.0"
 PEER_NEEDS = "torch==2.13.0"
 CACHE = Path(os.environ.get("CROSSTILL_CACHE") or Path.home() / ".cache" / "crosstill")
@@ -72,7 +72,7 @@ class Peer:
             [python, WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def ask(self, **question: str | int) -> dict:
+    def ask(self, **question: str | float) -> dict:
         """The worker's answer to one question."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -136,12 +136,14 @@ def samples(text: str, encoder: TextEncoder, tokens: int, count: int) -> list[st
     return found
 
 
-def seconds(function: Callable[[], object], repeat: int) -> float:
-    """Mean wall time of one call in a short burst."""
-    start = time.perf_counter()
-    for _ in range(repeat):
-        function()
-    return (time.perf_counter() - start) / repeat
+def seconds(function: Callable[[], object]) -> float:
+    """Mean time of this thread for one call in a burst; other processes do not count."""
+    calls, start = 0, time.thread_time()
+    while (spent := time.thread_time() - start) < BURST:
+        for _ in range(5):
+            function()
+        calls += 5
+    return spent / calls
 
 
 def measure(
@@ -162,12 +164,12 @@ def measure(
             ids = student.encode(text), teacher.encode(text)
             sides = [render({"text": text}, encoder) for encoder in encoders]
             tokenise = seconds(
-                lambda t=text: [b.encode(t, add_special_tokens=False).ids for b in backends], REPEAT
+                lambda t=text: [b.encode(t, add_special_tokens=False).ids for b in backends]
             )
-            ours = seconds(lambda t=text, i=ids: align_ids(t, *i, student, teacher), REPEAT)
-            row = seconds(lambda s=sides: align_rendered(*s), REPEAT)
+            ours = seconds(lambda t=text, i=ids: align_ids(t, *i, student, teacher))
+            row = seconds(lambda s=sides: align_rendered(*s))
             answer = (
-                peer.ask(student=str(files[0]), teacher=str(files[1]), text=text, repeat=REPEAT)
+                peer.ask(student=str(files[0]), teacher=str(files[1]), text=text, burst=BURST)
                 if peer
                 else {}
             )

@@ -1,12 +1,13 @@
 """Times the peer's alignment, one JSON line a question. Runs in the peer's own environment.
 
-Question: paths of two `tokenizer.json` files, a text, how often to repeat. Answer: seconds for the
+Question: paths of two `tokenizer.json` files, a text, how long to measure. Answer: seconds for the
 byte offsets of both sides (without tokenising) and the walk over them, or the peer's refusal.
 """
 
 import json
 import sys
 import time
+from collections.abc import Callable
 from functools import lru_cache
 
 from tokenizers import Tokenizer
@@ -37,19 +38,25 @@ def answer(question: dict) -> dict:
     text = question["text"]
     sides = [Encoded(backend(question[side]), text) for side in ("student", "teacher")]
     try:
-        start = time.perf_counter()
-        for _ in range(question["repeat"]):
-            offsets = [utils.encode_with_byte_offsets(side, [text])[0][1] for side in sides]
-        middle = time.perf_counter()
-        for _ in range(question["repeat"]):
-            ULDLoss._align_by_byte_offsets(*offsets)
-        end = time.perf_counter()
+        offsets = [utils.encode_with_byte_offsets(side, [text])[0][1] for side in sides]
+        byte_offsets = seconds(
+            lambda: [utils.encode_with_byte_offsets(side, [text]) for side in sides],
+            question["burst"],
+        )
+        walk = seconds(lambda: ULDLoss._align_by_byte_offsets(*offsets), question["burst"])
     except (NotImplementedError, ValueError) as error:
         return {"error": f"refused ({type(error).__name__})"}
-    return {
-        "seconds": (end - start) / question["repeat"],
-        "walk_seconds": (end - middle) / question["repeat"],
-    }
+    return {"seconds": byte_offsets + walk, "walk_seconds": walk}
+
+
+def seconds(function: Callable[[], object], burst: float) -> float:
+    """Mean time of this thread for one call in a burst; other processes do not count."""
+    calls, start = 0, time.thread_time()
+    while (spent := time.thread_time() - start) < burst:
+        for _ in range(5):
+            function()
+        calls += 5
+    return spent / calls
 
 
 for line in sys.stdin:
