@@ -52,7 +52,7 @@ class LocalTeacher:
             batch: With `teacher_input_ids` and `teacher_attention_mask`, `[B, Tt]`.
 
         Returns:
-            The signal on the teacher's device.
+            The signal on the teacher's device; it means nothing where there is padding.
         """
         self.model.eval()
         device = self.model.device
@@ -75,6 +75,7 @@ class LocalTeacher:
             bias=None if bias is None else bias[: self.vocab_size],
             logit_scale=self.head.logit_scale,
             softcap=self.head.softcap,
+            needed=mask.bool(),
         )
         return TokenSignal(logprob, boundary)
 
