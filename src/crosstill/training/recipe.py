@@ -167,7 +167,7 @@ def parse_yaml(text: str, name: str) -> dict[str, Any]:
         ConfigError: Says where.
     """
     try:
-        values = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        values = _Loader(text).get_single_data()
     except (yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{name} is not a plain YAML file: {reason}") from error
