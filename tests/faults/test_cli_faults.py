@@ -49,7 +49,7 @@ def _check(outcome, code, *parts):
 def test_a_missing_recipe(tmp_path):
     outcome = crosstill("distill", tmp_path / "none.yaml")
     assert outcome.code == 2
-    assert "none.yaml' does not exist" in outcome.err
+    assert "none.yaml: No such file" in outcome.err
 
 
 def test_unknown_keys_are_all_named_with_their_nearest(run):

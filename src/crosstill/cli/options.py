@@ -26,9 +26,7 @@ TrustRemoteCode = Annotated[
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
-RecipeFile = Annotated[
-    Path, typer.Argument(help="A YAML recipe; recipes/ has commented ones.", exists=True)
-]
+RecipeFile = Annotated[Path, typer.Argument(help="A YAML recipe; recipes/ has commented ones.")]
 
 
 def recipe_overrides(args: Sequence[str]) -> dict[str, Any]:
