@@ -23,12 +23,8 @@ def resolve_student(
     Raises:
         ConfigError: A model without a tokenizer.
     """
-    if isinstance(model, str):
-        tokenizer = tokenizer or load_tokenizer(model, revision=args.student_revision)
-        model = load_model(model, dtype=args.student_dtype, revision=args.student_revision)
-    if tokenizer is None:
-        raise ConfigError("the student is a model, so give its tokenizer too: processing_class")
-    return model, text_encoder(tokenizer)
+    load = (args.student_dtype, args.student_revision)
+    return _resolve("student", model, tokenizer, "processing_class", *load)
 
 
 def resolve_teacher(
@@ -39,13 +35,23 @@ def resolve_teacher(
     Raises:
         ConfigError: A model without a tokenizer.
     """
+    load = (args.teacher_dtype, args.teacher_revision)
+    return _resolve("teacher", model, tokenizer, "teacher_processing_class", *load)
+
+
+def _resolve(
+    side: str,
+    model: PreTrainedModel | str,
+    tokenizer: Tokenizer | None,
+    argument: str,
+    dtype: str,
+    revision: str | None,
+) -> tuple[PreTrainedModel, TextEncoder]:
     if isinstance(model, str):
-        tokenizer = tokenizer or load_tokenizer(model, revision=args.teacher_revision)
-        model = load_model(model, dtype=args.teacher_dtype, revision=args.teacher_revision)
+        tokenizer = tokenizer or load_tokenizer(model, revision=revision)
+        model = load_model(model, dtype=dtype, revision=revision)
     if tokenizer is None:
-        raise ConfigError(
-            "the teacher is a model, so give its tokenizer too: teacher_processing_class"
-        )
+        raise ConfigError(f"the {side} is a model, so give its tokenizer too: {argument}")
     return model, text_encoder(tokenizer)
 
 
