@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.import_utils import is_peft_available
 
+from crosstill.functional.head import HeadMatrix, row_logits
+
 # Largest difference between the split and the plain logits, as a share of the largest logit.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 
@@ -61,20 +63,44 @@ class HeadSplit:
             input_ids: Token ids.
             attention_mask: 1 where there is a token, 0 where there is padding.
         """
+        return self.states(model, input_ids, attention_mask)[0]
+
+    def states(
+        self,
+        model: nn.Module,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+        layers: tuple[int, ...] = (),
+    ) -> tuple[Float[Tensor, "B T D"], dict[int, Float[Tensor, "B T D"]]]:
+        """Computes what enters the head, and the hidden states of some layers by index.
+
+        Args:
+            model: The model this head was split from, wrapped or not.
+            input_ids: Token ids.
+            attention_mask: 1 where there is a token, 0 where there is padding.
+            layers: Indices into transformers' `hidden_states`: 0 is the embedding.
+        """
         with _taken_before(self.linear) as taken:
-            model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            outputs = model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                use_cache=False,
+                output_hidden_states=bool(layers),
+            )
         if len(taken) != 1:
             raise RuntimeError(
                 f"the head ran {len(taken)} times in one forward pass, expected once"
             )
-        return taken[0]
+        return taken[0], {index: outputs.hidden_states[index] for index in layers}
+
+    def matrix(self, vocab_size: int | None = None) -> HeadMatrix:
+        """The head by its parts, as they stand now, without the surplus rows."""
+        bias = None if self.bias is None else self.bias[:vocab_size]
+        return HeadMatrix(self.weight[:vocab_size], bias, self.logit_scale, self.softcap)
 
     def logits(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
         """Computes the logits `[B, T, V]` from what enters the head: the plain form."""
-        logits = self.linear(hidden) * self.logit_scale
-        if self.softcap is None:
-            return logits
-        return self.softcap * torch.tanh(logits / self.softcap)
+        return row_logits(hidden, self)
 
 
 def split_head(model: nn.Module) -> HeadSplit | str:
@@ -89,7 +115,7 @@ def split_head(model: nn.Module) -> HeadSplit | str:
     Returns:
         The head, or the reason as one line of text.
     """
-    base = _under_adapters(model)
+    base = under_adapters(model)
     if not isinstance(base, PreTrainedModel):
         return f"{type(base).__name__} is not a transformers model"
     head = base.get_output_embeddings()
@@ -111,7 +137,8 @@ def split_head(model: nn.Module) -> HeadSplit | str:
     return split
 
 
-def _under_adapters(model: nn.Module) -> nn.Module:
+def under_adapters(model: nn.Module) -> nn.Module:
+    """Returns the model itself where adapters were put on it."""
     if is_peft_available():
         from peft import PeftModel
 

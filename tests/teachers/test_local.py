@@ -6,7 +6,8 @@ import torch
 import tiny_models
 import tiny_training as tiny
 from crosstill.errors import ConfigError
-from crosstill.teachers.local import LocalTeacher, known_ids
+from crosstill.pair import known_ids
+from crosstill.teachers.local import LocalTeacher
 from crosstill.text.encode import text_encoder
 
 TEXTS = ("Hello world! How are you?", "One, two", "Der Größe nach")

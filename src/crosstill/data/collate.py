@@ -42,7 +42,7 @@ class PairCollator:
     |---|---|---|
     | `student_input_ids`, `teacher_input_ids` | int64 [B, T] | right-padded ids |
     | `student_attention_mask`, `teacher_attention_mask` | int64 [B, T] | 1 where a token stands |
-    | `student_labels` | int64 [B, Ts] | ids taught by cross-entropy, -100 elsewhere |
+    | `student_labels`, `teacher_labels` | int64 [B, T] | ids that are taught, -100 elsewhere |
     | `student_chunk`, `teacher_chunk` | int64 [B, T] | supervised chunk of the row, or -1 |
     | `row_index` | int64 [B] | the row's `row_index`, or -1 |
     | `student_bytes`, `aligned_bytes`, `cut_bytes` | int64 [B] | of what is taught |
@@ -113,6 +113,7 @@ class PairCollator:
             "student_chunk": _padded([p.student_chunk for p in paired], -1, multiple),
             "teacher_input_ids": _padded([p.teacher_ids for p in paired], teacher_pad, multiple),
             "teacher_attention_mask": _mask([p.teacher_ids for p in paired], multiple),
+            "teacher_labels": _padded([p.teacher_labels for p in paired], IGNORED, multiple),
             "teacher_chunk": _padded([p.teacher_chunk for p in paired], -1, multiple),
             "row_index": torch.tensor(indices, dtype=torch.int64),
             "student_bytes": _numbers([p.student_bytes for p in paired]),
@@ -139,6 +140,7 @@ class PairCollator:
             student_labels=np.array([IGNORED], np.int64),
             student_chunk=none,
             teacher_ids=np.array([_pad_id(self.teacher_encoder)], np.int64),
+            teacher_labels=np.array([IGNORED], np.int64),
             teacher_chunk=none,
             student_bytes=0,
             aligned_bytes=0,

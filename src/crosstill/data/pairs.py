@@ -28,6 +28,7 @@ class PairedRow:
         student_labels: int64 [Ts], the id where it is taught by plain cross-entropy, else -100.
         student_chunk: int64 [Ts], supervised chunk of each token from 0 on, else -1.
         teacher_ids: int64 [Tt].
+        teacher_labels: int64 [Tt], as the student's, of the teacher's own rendering.
         teacher_chunk: int64 [Tt].
         student_bytes: Bytes of supervised content that the student's kept tokens spell.
         aligned_bytes: Those of them in a supervised chunk.
@@ -38,6 +39,7 @@ class PairedRow:
     student_labels: np.ndarray
     student_chunk: np.ndarray
     teacher_ids: np.ndarray
+    teacher_labels: np.ndarray
     teacher_chunk: np.ndarray
     student_bytes: int
     aligned_bytes: int
@@ -146,6 +148,7 @@ def _arrays(
         student_labels=labels(student)[:student_kept],
         student_chunk=student_chunk,
         teacher_ids=np.asarray(teacher.ids[:teacher_kept], np.int64),
+        teacher_labels=labels(teacher)[:teacher_kept],
         teacher_chunk=number[alignment.teacher_chunk[:teacher_kept]],
         student_bytes=kept,
         aligned_bytes=int(lengths[student_chunk >= 0].sum()),

@@ -30,7 +30,7 @@ import numpy as np
 
 from crosstill.evaluation.prompts import Prompt, read
 from crosstill.evaluation.scoring import Sequence, sequence_nats
-from crosstill.teachers.local import known_ids
+from crosstill.pair import known_ids
 from crosstill.text.encode import TextEncoder, text_encoder
 
 if TYPE_CHECKING:

@@ -16,10 +16,12 @@ from crosstill.functional.fused import (
 )
 from crosstill.functional.losses import LossSum, TeacherChunks, alm_loss, sft_loss, teacher_chunks
 from crosstill.functional.numerics import log1mexp
+from crosstill.functional.rows import ChunkRows, chunk_rows, label_rows
 from crosstill.functional.scores import boundary_logmass, token_logprobs
 
 __all__ = [
     "DIVERGENCES",
+    "ChunkRows",
     "ChunkTerm",
     "FusedLoss",
     "HeadMatrix",
@@ -33,6 +35,8 @@ __all__ = [
     "binarised_divergence",
     "boundary_logmass",
     "chunk_loglikelihood",
+    "chunk_rows",
+    "label_rows",
     "log1mexp",
     "merge_chunks",
     "sft_loss",

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from crosstill.functional.numerics import accumulation_dtype
 
@@ -63,6 +63,21 @@ class HeadMatrix:
     bias: Float[Tensor, " V"] | None = None
     logit_scale: float = 1.0
     softcap: float | None = None
+
+
+def row_logits(hidden: Float[Tensor, "*rows D"], head: Head) -> Float[Tensor, "*rows V"]:
+    """Compute the logits of some rows: the plain form, with a graph.
+
+    Example:
+        >>> row_logits(torch.ones(1, 2), HeadMatrix(torch.ones(3, 2), logit_scale=0.5))
+        tensor([[1., 1., 1.]])
+    """
+    logits = nn.functional.linear(hidden, head.weight, head.bias)
+    if head.logit_scale != 1.0:
+        logits = logits * head.logit_scale
+    if head.softcap is None:
+        return logits
+    return head.softcap * torch.tanh(logits / head.softcap)
 
 
 def default_block(vocab_size: int) -> int:

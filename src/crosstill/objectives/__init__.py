@@ -13,8 +13,9 @@ from torch import Tensor
 
 from crosstill.errors import ConfigError
 from crosstill.objectives.alm import Alm, AlmOptions
-from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores
+from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores, StudentStates
 from crosstill.objectives.mix import Mix, MixLoss
+from crosstill.objectives.pair import ModelFacts, Pair, VocabularyPair
 from crosstill.objectives.sft import Sft
 
 __all__ = [
@@ -22,11 +23,15 @@ __all__ = [
     "MethodInfo",
     "Mix",
     "MixLoss",
+    "ModelFacts",
     "Objective",
     "OptionInfo",
+    "Pair",
     "PairBatch",
     "Signal",
     "StudentScores",
+    "StudentStates",
+    "VocabularyPair",
     "create",
     "create_mix",
     "methods",

@@ -6,35 +6,72 @@ or a logger. Axes: B sequences, Ts student tokens, Tt teacher tokens, V vocabula
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from crosstill.errors import ConfigError
 from crosstill.functional.chunk import last_positions
 from crosstill.functional.fused import ChunkTerm, LabelTerm
 from crosstill.functional.losses import LossSum, supervised_tokens
 from crosstill.functional.scores import row_logmass, row_logprobs
+from crosstill.objectives.pair import Pair
 
 PairBatch = Mapping[str, Tensor]
 """A collated batch: student_input_ids, student_labels, student_chunk, teacher_chunk and more."""
 
 
 class Signal(Protocol):
-    """What a teacher gave for a batch: nats for each teacher token."""
+    """What a teacher gave for a batch, without a graph.
+
+    A teacher gives what the objectives' `needs` name; the rest raises `ConfigError` when it is
+    read.
+    """
 
     @property
     def logprob(self) -> Tensor:
-        """[B, Tt]: log p(token t | tokens before t)."""
+        """[B, Tt] nats: log p(token t | tokens before t)."""
         ...
 
     @property
     def boundary(self) -> Tensor:
-        """[B, Tt]: log of the mass of boundary tokens after token t."""
+        """[B, Tt] nats: log of the mass of boundary tokens after token t."""
         ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Vt, the ids that the teacher's tokenizer knows."""
+        ...
+
+    @property
+    def hidden(self) -> Tensor:
+        """[B, Tt, Dt]: what enters the teacher's head."""
+        ...
+
+    @property
+    def layers(self) -> Mapping[int, Tensor]:
+        """[B, Tt, Dt] by index of the hidden state; those that an objective asked for."""
+        ...
+
+    def rows(self, row: Int64[Tensor, " N"], position: Int64[Tensor, " N"]) -> Tensor:
+        """[N, Vt]: the logits at these positions, made when they are asked for."""
+        ...
+
+
+@dataclass(frozen=True)
+class StudentStates:
+    """The student's hidden states, for objectives that read them.
+
+    Attributes:
+        hidden: [B, Ts, Ds], what enters its head.
+        layers: [B, Ts, Ds] by index of the hidden state.
+    """
+
+    hidden: Float[Tensor, "B Ts Ds"]
+    layers: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 class StudentScores:
@@ -50,6 +87,7 @@ class StudentScores:
             label or a chunk.
         boundary_mask: bool, one for each id of the student; None if no objective needs it.
         vocab_size: number of ids the student's tokenizer knows; surplus columns are cut.
+        states: its hidden states; None if no objective reads them.
     """
 
     def __init__(
@@ -60,12 +98,46 @@ class StudentScores:
         reads: Bool[Tensor, "B Ts"] | None = None,
         boundary_mask: Bool[Tensor, " mask"] | None = None,
         vocab_size: int | None = None,
+        states: StudentStates | None = None,
     ) -> None:
         labelled = supervised_tokens(batch["student_labels"])
         self._reads = labelled | (batch["student_chunk"] >= 0) if reads is None else reads
         self.logits = logits[..., :vocab_size]
         self._batch = batch
         self._boundary_mask = boundary_mask
+        self._states = states
+
+    def rows(
+        self, row: Int64[Tensor, " N"], position: Int64[Tensor, " N"]
+    ) -> Float[Tensor, "N Vs"]:
+        """Take the logits of these positions out of the whole."""
+        return self.logits[row, position]
+
+    @property
+    def hidden(self) -> Float[Tensor, "B Ts Ds"]:
+        """What enters the student's head.
+
+        Raises:
+            ConfigError: the scores were made without hidden states.
+        """
+        return self._known_states().hidden
+
+    @property
+    def layers(self) -> Mapping[int, Tensor]:
+        """Its hidden states by index; those that an objective asked for.
+
+        Raises:
+            ConfigError: the scores were made without hidden states.
+        """
+        return self._known_states().layers
+
+    def _known_states(self) -> StudentStates:
+        if self._states is None:
+            raise ConfigError(
+                "this objective reads the student's hidden states, but none were given; pass "
+                "states=StudentStates(hidden) to Mix.from_logits"
+            )
+        return self._states
 
     @cached_property
     def token_logprob(self) -> Float[Tensor, "B Ts"]:
@@ -113,6 +185,10 @@ class Objective(ABC):
         cost: one line on what it costs beyond the student's own step.
         choose: one line on when to choose it.
         fusable: it can be computed by `functional.fused_head`.
+        keeps_hidden: it reads the student's hidden states.
+        exempt: contract tests that it need not pass, and why; the documentation prints them.
+        parts: what it learns itself (projections), made by `prepare`; trained, saved and resumed
+            with the run, and no part of the exported model.
     """
 
     name: ClassVar[str]
@@ -122,9 +198,23 @@ class Objective(ABC):
     cost: ClassVar[str]
     choose: ClassVar[str]
     fusable: ClassVar[bool] = False
+    keeps_hidden: ClassVar[bool] = False
+    exempt: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, options: Any) -> None:
         self.options = options
+        self.parts: nn.Module | None = None
+
+    def prepare(self, pair: Pair) -> None:  # noqa: B027  # most objectives need nothing
+        """Make what depends on the two models and not on a batch; called once, before training.
+
+        Raises:
+            ConfigError: the objective cannot work for this pair.
+        """
+
+    def layers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Say which hidden states of the student and of the teacher are read, by index."""
+        return (), ()
 
     @abstractmethod
     def count(self, batch: PairBatch, signal: Signal) -> Float[Tensor, ""]:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from crosstill.errors import ConfigError
 from crosstill.functional.fused import ChunkTerm, Head, LabelTerm, fused_head
 from crosstill.functional.losses import LossSum
-from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores
+from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores, StudentStates
+from crosstill.objectives.pair import Pair
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,33 @@ class Mix:
         return frozenset().union(*(objective.needs for objective, _ in self.objectives.values()))
 
     @property
+    def keeps_hidden(self) -> bool:
+        """Whether an objective reads the student's hidden states."""
+        return any(objective.keeps_hidden for objective, _ in self.objectives.values())
+
+    @property
+    def layers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Which hidden states of the student and of the teacher are read, by index."""
+        asked = [objective.layers() for objective, _ in self.objectives.values()]
+        student, teacher = ({i for pair in asked for i in pair[side]} for side in (0, 1))
+        return tuple(sorted(student)), tuple(sorted(teacher))
+
+    def prepare(self, pair: Pair) -> None:
+        """Let every objective make what depends on the two models; once, before training.
+
+        Raises:
+            ConfigError: an objective cannot work for this pair.
+        """
+        for objective, _ in self.objectives.values():
+            objective.prepare(pair)
+
+    @property
+    def parts(self) -> nn.ModuleDict:
+        """What the objectives learn themselves, by name of the objective."""
+        made = {name: objective.parts for name, (objective, _) in self.objectives.items()}
+        return nn.ModuleDict({name: part for name, part in made.items() if part is not None})
+
+    @property
     def can_fuse(self) -> bool:
         """Whether `from_hidden` works: at most one `alm`, at most one `sft`, nothing else."""
         kinds = [objective.name for objective, _ in self.objectives.values()]
@@ -113,6 +141,8 @@ class Mix:
         batch: PairBatch,
         signal: Signal,
         counts: Mapping[str, Float[Tensor, ""]],
+        *,
+        states: StudentStates | None = None,
     ) -> MixLoss:
         """Compute the loss from the student's logits.
 
@@ -121,6 +151,7 @@ class Mix:
             batch: the collated batch.
             signal: the teacher's.
             counts: the whole step's, from `counts`.
+            states: the student's hidden states, where `keeps_hidden` asks for them.
         """
         reads = [objective.reads(batch) for objective, _ in self.objectives.values()]
         scores = StudentScores(
@@ -129,6 +160,7 @@ class Mix:
             reads=torch.stack(reads).any(0),
             boundary_mask=self._mask(logits.device),
             vocab_size=self.vocab_size,
+            states=states,
         )
         total, parts = torch.zeros((), device=logits.device), {}
         for name, (objective, _) in self.objectives.items():

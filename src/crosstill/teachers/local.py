@@ -3,15 +3,13 @@
 import logging
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from crosstill.errors import ConfigError
-from crosstill.functional.fused import head_logprobs
-from crosstill.functional.scores import boundary_logmass, token_logprobs
 from crosstill.heads import HeadSplit, split_head
 from crosstill.objectives.base import PairBatch
-from crosstill.teachers.signal import TokenSignal
+from crosstill.pair import known_ids
+from crosstill.teachers.signal import LogitSignal, StateSignal
 from crosstill.text.encode import TextEncoder, text_encoder
 
 logger = logging.getLogger(__name__)
@@ -45,14 +43,18 @@ class LocalTeacher:
             logger.info("the teacher's logits are made as a whole: %s", self.plain_reason)
 
     @torch.no_grad()
-    def __call__(self, batch: PairBatch) -> TokenSignal:
+    def __call__(
+        self, batch: PairBatch, layers: tuple[int, ...] = ()
+    ) -> StateSignal | LogitSignal:
         """Computes the teacher's signal for a batch.
 
         Args:
             batch: With `teacher_input_ids` and `teacher_attention_mask`, `[B, Tt]`.
+            layers: Indices of hidden states that an objective reads; 0 is the embedding.
 
         Returns:
-            The signal on the teacher's device; it means nothing where there is padding.
+            The signal on the teacher's device; it means nothing where there is padding. What it
+            says of tokens and rows is made when it is first asked for.
         """
         self.model.eval()
         device = self.model.device
@@ -60,24 +62,18 @@ class LocalTeacher:
         mask = batch["teacher_attention_mask"].to(device)
         boundary_mask = self._mask(device)
         if self.head is None:
-            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            return TokenSignal(
-                token_logprobs(logits, ids, vocab_size=self.vocab_size),
-                boundary_logmass(logits, boundary_mask, self.vocab_size),
+            outputs = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                use_cache=False,
+                output_hidden_states=bool(layers),
             )
-        hidden = self.head.hidden(self.model, ids, mask)
-        bias = self.head.bias
-        logprob, boundary = head_logprobs(
-            hidden,
-            self.head.weight[: self.vocab_size],
-            ids,
-            boundary_mask,
-            bias=None if bias is None else bias[: self.vocab_size],
-            logit_scale=self.head.logit_scale,
-            softcap=self.head.softcap,
-            needed=mask.bool(),
-        )
-        return TokenSignal(logprob, boundary)
+            states = {index: outputs.hidden_states[index] for index in layers}
+            logits = outputs.logits[..., : self.vocab_size]
+            return LogitSignal(logits, ids, boundary_mask, states)
+        hidden, states = self.head.states(self.model, ids, mask, layers)
+        matrix = self.head.matrix(self.vocab_size)
+        return StateSignal(hidden, matrix, ids, mask.bool(), boundary_mask, states)
 
     def to(self, device: torch.device) -> "LocalTeacher":
         """Moves the model to a device."""
@@ -88,25 +84,3 @@ class LocalTeacher:
         if self.boundary_mask.device != device:
             self.boundary_mask = self.boundary_mask.to(device)
         return self.boundary_mask
-
-
-def known_ids(side: str, model: PreTrainedModel, encoder: TextEncoder) -> int:
-    """Counts the ids that a model and its tokenizer share: the rest gets no probability.
-
-    A head may be padded with surplus rows. A tokenizer may know a few special tokens more than the
-    model (of its siblings that see images, say); an ordinary token without a row is an error.
-
-    Raises:
-        ConfigError: Model and tokenizer do not belong together.
-    """
-    embeddings = model.get_input_embeddings()
-    if not isinstance(embeddings, nn.Embedding):
-        return encoder.vocab_size
-    rows = embeddings.num_embeddings
-    without_row = encoder.bytes.lengths[rows:]
-    if (without_row > 0).any():
-        raise ConfigError(
-            f"the {side}'s tokenizer has {encoder.vocab_size} ids and its model {rows} embeddings: "
-            f"they do not belong together. Give the tokenizer of this model."
-        )
-    return min(rows, encoder.vocab_size)

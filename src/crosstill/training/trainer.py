@@ -22,8 +22,9 @@ from crosstill.functional.fused import head_logprobs
 from crosstill.functional.losses import supervised_tokens
 from crosstill.functional.scores import token_logprobs
 from crosstill.heads import HeadSplit, split_head
-from crosstill.objectives import MixLoss, PairBatch, create_mix
-from crosstill.teachers.local import LocalTeacher, known_ids
+from crosstill.objectives import MixLoss, PairBatch, Signal, StudentStates, create_mix
+from crosstill.pair import known_ids, model_pair
+from crosstill.teachers.local import LocalTeacher
 from crosstill.teachers.signal import TokenSignal
 from crosstill.text.encode import TextEncoder
 from crosstill.training import meters
@@ -130,7 +131,14 @@ class DistillTrainer(SavingTrainer):
         self.model_accepts_loss_kwargs = True  # as loss_is_scaled_for_ga, for older versions
         self._replace_progress()
         self.teacher.to(self.args.device)
-        self.head = self._choose_head()
+        split = split_head(cast(nn.Module, self.model))
+        self.head = self._choose_head(split)
+        self._split = self._needed_split(split)
+        self.mix.prepare(
+            model_pair(
+                cast(nn.Module, self.model), self.student_encoder, teacher, self.teacher_encoder
+            )
+        )
 
     # --- setting up -----------------------------------------------------------------------------
 
@@ -151,21 +159,28 @@ class DistillTrainer(SavingTrainer):
         if not self.args.disable_tqdm:
             self.add_callback(Progress())
 
-    def _choose_head(self) -> HeadSplit | None:
+    def _choose_head(self, split: HeadSplit | str) -> HeadSplit | None:
         """The student's head, or None where the plain form is used; says why once."""
         if self.args.fused_head is False:
             return None
         if not self.mix.can_fuse:
             reason = f"the objectives {', '.join(self.mix.objectives)} have no fused form"
+        elif isinstance(split, HeadSplit):
+            return split
         else:
-            split = split_head(cast(nn.Module, self.model))
-            if isinstance(split, HeadSplit):
-                return split
             reason = split
         if self.args.fused_head is True:
             raise ConfigError(f"fused_head is true, but {reason}. Set fused_head: auto")
         logger.warning("the student's logits are made as a whole, not block by block: %s", reason)
         return None
+
+    def _needed_split(self, split: HeadSplit | str) -> HeadSplit | None:
+        """The student's head where an objective reads hidden states: they are taken before it."""
+        if not self.mix.keeps_hidden:
+            return None
+        if isinstance(split, HeadSplit):
+            return split
+        raise ConfigError(f"an objective reads the student's hidden states, but {split}")
 
     # --- a step ---------------------------------------------------------------------------------
 
@@ -194,14 +209,14 @@ class DistillTrainer(SavingTrainer):
         ]
         return samples, torch.ones((), device=device) if samples else None
 
-    def _signal(self, batch: PairBatch) -> TokenSignal:
+    def _signal(self, batch: PairBatch) -> Signal:
         if self.mix.needs:
-            return self.teacher(batch)
+            return self.teacher(batch, self.mix.layers[1])
         nothing = torch.zeros(batch["teacher_input_ids"].shape, device=self.args.device)
         return TokenSignal(nothing, nothing)
 
     def _global_counts(
-        self, batches: list[PairBatch], signals: list[TokenSignal]
+        self, batches: list[PairBatch], signals: list[Signal]
     ) -> dict[str, Tensor]:
         names = list(self.mix.objectives)
         total = torch.zeros(len(names), dtype=torch.float64, device=self.args.device)
@@ -239,8 +254,8 @@ class DistillTrainer(SavingTrainer):
             loss = self.mix.from_hidden(hidden, self.head, batch, signal, counts)
             scores = self._scores(self.head, hidden.detach(), batch) if measure else None
         else:
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            loss = self.mix.from_logits(logits, batch, signal, counts)
+            logits, states = self._plain(model, ids, mask)
+            loss = self.mix.from_logits(logits, batch, signal, counts, states=states)
             plain = logits.detach() if measure else None
             vocab_size = self.mix.vocab_size
             scores = None if plain is None else token_logprobs(plain, ids, vocab_size=vocab_size)
@@ -248,6 +263,15 @@ class DistillTrainer(SavingTrainer):
         if scores is not None:
             self._add_bits(sums, scores, batch)
         return loss
+
+    def _plain(
+        self, model: nn.Module, ids: Tensor, mask: Tensor
+    ) -> tuple[Tensor, StudentStates | None]:
+        """The student's logits as a whole, and its hidden states where they are read."""
+        if self._split is None:
+            return model(input_ids=ids, attention_mask=mask, use_cache=False).logits, None
+        hidden, layers = self._split.states(model, ids, mask, self.mix.layers[0])
+        return self._split.logits(hidden), StudentStates(hidden, layers)
 
     def _scores(self, head: HeadSplit, hidden: Tensor, batch: PairBatch) -> Tensor:
         supervised = supervised_tokens(batch["student_labels"])
