@@ -46,6 +46,7 @@ def test_keys_types_and_shapes():
         "student_chunk": (student, torch.int64),
         "teacher_input_ids": (teacher, torch.int64),
         "teacher_attention_mask": (teacher, torch.int64),
+        "teacher_labels": (teacher, torch.int64),
         "teacher_chunk": (teacher, torch.int64),
         "row_index": ((3,), torch.int64),
         "student_bytes": ((3,), torch.int64),

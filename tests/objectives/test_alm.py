@@ -1,6 +1,7 @@
 """The `alm` objective: its options, and zero where the student is its teacher."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,18 +9,19 @@ import torch
 from crosstill import functional as F
 from crosstill.errors import ConfigError
 from crosstill.objectives import create
-from objectives.batches import FakeSignal, alone, whole
+from objectives.batches import alone, whole
 
 
 @pytest.mark.parametrize("temperature", [1.0, 100.0, math.inf])
 @pytest.mark.parametrize("divergence", F.DIVERGENCES)
 @pytest.mark.parametrize("debias", [True, False])
 def test_zero_where_the_student_is_its_teacher(temperature, divergence, debias):
-    case, batch, _ = whole(1)
+    case, batch, given = whole(1)
     batch["teacher_chunk"] = batch["student_chunk"]
-    signal = FakeSignal(
-        F.token_logprobs(case.logits, case.student_ids),
-        F.boundary_logmass(case.logits, case.mask),
+    signal = replace(
+        given,
+        logprob=F.token_logprobs(case.logits, case.student_ids),
+        boundary=F.boundary_logmass(case.logits, case.mask),
     )
     mix = alone("alm", case, temperature=temperature, divergence=divergence, debias=debias)
     logits = case.logits.clone().requires_grad_()

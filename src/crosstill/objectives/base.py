@@ -186,6 +186,7 @@ class Objective(ABC):
         choose: one line on when to choose it.
         fusable: it can be computed by `functional.fused_head`.
         keeps_hidden: it reads the student's hidden states.
+        one_vocabulary: it works only where both models have the same vocabulary.
         exempt: contract tests that it need not pass, and why; the documentation prints them.
         parts: what it learns itself (projections), made by `prepare`; trained, saved and resumed
             with the run, and no part of the exported model.
@@ -199,6 +200,7 @@ class Objective(ABC):
     choose: ClassVar[str]
     fusable: ClassVar[bool] = False
     keeps_hidden: ClassVar[bool] = False
+    one_vocabulary: ClassVar[bool] = False
     exempt: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, options: Any) -> None:

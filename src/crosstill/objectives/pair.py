@@ -23,7 +23,7 @@ class Spelled(Protocol):
 
     @property
     def special(self) -> np.ndarray:
-        """bool [V]."""
+        """Bool [V]."""
         ...
 
     def token(self, id: int) -> bytes:

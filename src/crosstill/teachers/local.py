@@ -43,9 +43,7 @@ class LocalTeacher:
             logger.info("the teacher's logits are made as a whole: %s", self.plain_reason)
 
     @torch.no_grad()
-    def __call__(
-        self, batch: PairBatch, layers: tuple[int, ...] = ()
-    ) -> StateSignal | LogitSignal:
+    def __call__(self, batch: PairBatch, layers: tuple[int, ...] = ()) -> StateSignal | LogitSignal:
         """Computes the teacher's signal for a batch.
 
         Args:
