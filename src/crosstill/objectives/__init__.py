@@ -16,7 +16,9 @@ from crosstill.objectives.alm import Alm, AlmOptions
 from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores, StudentStates
 from crosstill.objectives.mix import Mix, MixLoss
 from crosstill.objectives.pair import ModelFacts, Pair, VocabularyPair
+from crosstill.objectives.schedule import Schedule, read_weight
 from crosstill.objectives.sft import Sft
+from crosstill.objectives.views import MAIN, SAME, TEACHERS
 
 __all__ = [
     "AlmOptions",
@@ -26,15 +28,20 @@ __all__ = [
     "ModelFacts",
     "Objective",
     "OptionInfo",
+    "MAIN",
     "Pair",
     "PairBatch",
+    "SAME",
+    "Schedule",
     "Signal",
     "StudentScores",
     "StudentStates",
+    "TEACHERS",
     "VocabularyPair",
     "create",
     "create_mix",
     "methods",
+    "own_options",
     "register",
 ]
 
@@ -143,7 +150,9 @@ def create_mix(
     """Make a mix from a mapping: objective -> its options and, among them, its weight (1.0).
 
     Args:
-        objectives: for instance `{"alm": {"temperature": 5.0}, "sft": {"weight": 0.5}}`.
+        objectives: for instance `{"alm": {"temperature": 5.0}, "sft": {"weight": 0.5}}`. A weight
+            may be a schedule, `{"schedule": "linear", "start": 0, "end": 1, "over": 0.5}`;
+            `teacher` names the teacher that the objective reads, "main" or "same".
         boundary_mask: as in `Mix`.
         vocab_size: as in `Mix`.
 
@@ -154,12 +163,25 @@ def create_mix(
         >>> create_mix({"sft": {"weight": 0.5}}).objectives["sft"][1]
         0.5
     """
-    made = {}
-    for name, options in objectives.items():
-        weight = _checked(f"{name}.weight", options.get("weight", 1.0), 1.0)
-        rest = {key: value for key, value in options.items() if key != "weight"}
-        made[name] = (create(name, **rest), weight)
-    return Mix(made, boundary_mask=boundary_mask, vocab_size=vocab_size)
+    made = {
+        name: (
+            create(name, **own_options(options)),
+            read_weight(f"{name}.weight", options.get("weight", 1.0)),
+        )
+        for name, options in objectives.items()
+    }
+    teachers = {name: str(options.get("teacher", MAIN)) for name, options in objectives.items()}
+    return Mix(made, boundary_mask=boundary_mask, vocab_size=vocab_size, teachers=teachers)
+
+
+def own_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Take from what a recipe says of an objective the options of the objective itself.
+
+    Example:
+        >>> own_options({"weight": 0.5, "teacher": "same", "temperature": 5.0})
+        {'temperature': 5.0}
+    """
+    return {key: value for key, value in options.items() if key not in ("weight", "teacher")}
 
 
 def _option(method: str, option: Field) -> OptionInfo:

@@ -211,7 +211,7 @@ class DistillTrainer(SavingTrainer):
 
     def _signal(self, batch: PairBatch) -> Signal:
         if self.mix.needs:
-            return self.teacher(batch, self.mix.layers[1])
+            return self.teacher(batch, self.mix.teacher_layers())
         nothing = torch.zeros(batch["teacher_input_ids"].shape, device=self.args.device)
         return TokenSignal(nothing, nothing)
 
@@ -270,7 +270,7 @@ class DistillTrainer(SavingTrainer):
         """The student's logits as a whole, and its hidden states where they are read."""
         if self._split is None:
             return model(input_ids=ids, attention_mask=mask, use_cache=False).logits, None
-        hidden, layers = self._split.states(model, ids, mask, self.mix.layers[0])
+        hidden, layers = self._split.states(model, ids, mask, self.mix.student_layers)
         return self._split.logits(hidden), StudentStates(hidden, layers)
 
     def _scores(self, head: HeadSplit, hidden: Tensor, batch: PairBatch) -> Tensor:
