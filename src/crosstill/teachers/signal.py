@@ -154,14 +154,22 @@ class LogitSignal:
             "from its body (the log says why). Choose an objective that does not need it"
         )
 
-    @cached_property
+    @property
     def logprob(self) -> Float[Tensor, "B Tt"]:
         """As in `TokenSignal`."""
+        return self._token_logprob
+
+    @property
+    def boundary(self) -> Float[Tensor, "B Tt"]:
+        """As in `TokenSignal`."""
+        return self._boundary_logmass
+
+    @cached_property
+    def _token_logprob(self) -> Float[Tensor, "B Tt"]:
         return token_logprobs(self._logits, self._ids)
 
     @cached_property
-    def boundary(self) -> Float[Tensor, "B Tt"]:
-        """As in `TokenSignal`."""
+    def _boundary_logmass(self) -> Float[Tensor, "B Tt"]:
         return boundary_logmass(self._logits, self._mask)
 
     def rows(
