@@ -5,6 +5,19 @@ are in nats; every loss is a `LossSum`: a total and a count, to be divided once.
 """
 
 from crosstill.functional.chunk import chunk_loglikelihood, merge_chunks
+from crosstill.functional.classical import (
+    adaptive_kl,
+    forward_kl,
+    jsd,
+    reverse_kl,
+    skewed_kl,
+    skewed_reverse_kl,
+    total_variation,
+)
+from crosstill.functional.clipped import (
+    dac_kl,
+    swapped_kl,
+)
 from crosstill.functional.divergences import DIVERGENCES, binarised_divergence
 from crosstill.functional.fused import (
     ChunkTerm,
@@ -41,4 +54,13 @@ __all__ = [
     "merge_chunks",
     "sft_loss",
     "token_logprobs",
+    "adaptive_kl",
+    "forward_kl",
+    "jsd",
+    "reverse_kl",
+    "skewed_kl",
+    "skewed_reverse_kl",
+    "total_variation",
+    "dac_kl",
+    "swapped_kl",
 ]

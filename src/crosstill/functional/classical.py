@@ -22,7 +22,13 @@ from torch import Tensor
 from crosstill.errors import ConfigError
 from crosstill.functional.losses import LossSum
 from crosstill.functional.numerics import NEAR, log1p_residual
-from crosstill.functional.rowsum import check_rows, check_temperature, log_distribution, sum_rows
+from crosstill.functional.rowsum import (
+    check_rows,
+    check_temperature,
+    log_distribution,
+    row_kl,
+    sum_rows,
+)
 
 LogDistributions = Float[Tensor, "n V"]
 SCALES = ("continuous", "gkd")
@@ -55,7 +61,7 @@ def forward_kl(
         >>> forward_kl(student, teacher).total
         tensor(0.1308)
     """
-    return _compare(_kl, student_logits, teacher_logits, temperature)
+    return _compare(row_kl, student_logits, teacher_logits, temperature)
 
 
 def reverse_kl(
@@ -81,7 +87,7 @@ def reverse_kl(
         >>> reverse_kl(student, teacher).total
         tensor(0.1438)
     """
-    return _compare(lambda p, q: _kl(q, p), student_logits, teacher_logits, temperature)
+    return _compare(lambda p, q: row_kl(q, p), student_logits, teacher_logits, temperature)
 
 
 def jsd(
@@ -161,7 +167,7 @@ def skewed_kl(
     """
     check_alpha(alpha)
     return _compare(
-        lambda p, q: _kl(p, _mixture(p, q, alpha)), student_logits, teacher_logits, temperature
+        lambda p, q: row_kl(p, _mixture(p, q, alpha)), student_logits, teacher_logits, temperature
     )
 
 
@@ -192,7 +198,7 @@ def skewed_reverse_kl(
     """
     check_alpha(alpha)
     return _compare(
-        lambda p, q: _kl(q, _mixture(q, p, alpha)), student_logits, teacher_logits, temperature
+        lambda p, q: row_kl(q, _mixture(q, p, alpha)), student_logits, teacher_logits, temperature
     )
 
 
@@ -235,7 +241,7 @@ def adaptive_kl(
 
     def each(p: LogDistributions, q: LogDistributions) -> Float[Tensor, " n"]:
         head = _head_share(p, q.detach(), mu, head_size)
-        return head * _kl(p, q) + (1 - head) * _kl(q, p)
+        return head * row_kl(p, q) + (1 - head) * row_kl(q, p)
 
     return _compare(each, student_logits, teacher_logits, temperature)
 
@@ -328,11 +334,7 @@ def _compare(
 
     width = student_logits.shape[1]
     (total,) = sum_rows(rows, [student_logits], [teacher_logits], width=width)
-    return LossSum(total, total.new_tensor(float(student_logits.shape[0])))
-
-
-def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
-    return (log_a.exp() * (log_a - log_b)).sum(-1)
+    return LossSum(total, total.new_full((), float(student_logits.shape[0])))
 
 
 def _mixture(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:

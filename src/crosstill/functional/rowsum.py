@@ -6,7 +6,7 @@ as soon as its value is known, so that nothing stays but the gradient itself.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -47,9 +47,8 @@ def sum_rows(
         (6.0, tensor([2., 2.]))
     """
     rows = max(1, BLOCK_ELEMENTS // max(width, 1))
-    out = _SumRows.apply(each, len(learned), rows, *learned, *(one.detach() for one in given))
-    assert isinstance(out, tuple)
-    return out
+    given = [one.detach() for one in given]
+    return cast("tuple[Tensor, ...]", _SumRows.apply(each, len(learned), rows, *learned, *given))
 
 
 def log_distribution(
@@ -68,6 +67,18 @@ def log_distribution(
     """
     nothing = logits.amax(-1, keepdim=True) == -torch.inf
     return torch.log_softmax(logits.masked_fill(nothing, 0.0) / temperature, -1).clamp(min=FLOOR)
+
+
+def row_kl(
+    log_a: Float[Tensor, "*rows V"], log_b: Float[Tensor, "*rows V"]
+) -> Float[Tensor, "*rows"]:
+    """Compute KL(a || b) of each row from the logs of two distributions.
+
+    Example:
+        >>> row_kl(torch.tensor([0.5, 0.5]).log(), torch.tensor([0.75, 0.25]).log())
+        tensor(0.1438)
+    """
+    return (log_a.exp() * (log_a - log_b)).sum(-1)
 
 
 def check_rows(student_logits: Tensor, teacher_logits: Tensor, *, same_width: bool) -> None:

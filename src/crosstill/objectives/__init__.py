@@ -14,9 +14,10 @@ from torch import Tensor
 from crosstill.errors import ConfigError
 from crosstill.objectives.alm import Alm, AlmOptions
 from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores, StudentStates
+from crosstill.objectives.classical import CLASSICAL
 from crosstill.objectives.mix import Mix, MixLoss
 from crosstill.objectives.pair import ModelFacts, Pair, VocabularyPair
-from crosstill.objectives.schedule import Schedule, read_weight
+from crosstill.objectives.schedule import Schedule, plain_weight, read_weight
 from crosstill.objectives.sft import Sft
 from crosstill.objectives.views import MAIN, SAME, TEACHERS
 
@@ -42,6 +43,8 @@ __all__ = [
     "create_mix",
     "methods",
     "own_options",
+    "plain_weight",
+    "read_weight",
     "register",
 ]
 
@@ -102,8 +105,8 @@ def methods() -> list[MethodInfo]:
     """List the objectives that exist, by name.
 
     Example:
-        >>> [method.name for method in methods()]
-        ['alm', 'sft']
+        >>> "alm" in [method.name for method in methods()]
+        True
     """
     return [
         MethodInfo(
@@ -211,3 +214,5 @@ def _unknown(kind: str, name: str, known: list[str]) -> str:
 
 register(Alm)
 register(Sft)
+for _classical in CLASSICAL:
+    register(_classical)
