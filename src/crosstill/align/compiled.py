@@ -10,14 +10,15 @@ import numpy as np
 from numba import njit
 
 
-def _jit(function: Callable) -> Any:
+def jit(function: Callable) -> Any:
+    """Compiles a function on its first call and keeps the code on disk where there is a place."""
     try:
         return njit(cache=True)(function)
     except RuntimeError:  # no folder to keep compiled code in: compile again in each process
         return njit(function)
 
 
-@_jit
+@jit
 def _skip(at, start, end):
     """The next token at or after `at` that covers something."""
     while at < start.shape[0] and (start[at] < 0 or start[at] >= end[at]):
@@ -25,7 +26,7 @@ def _skip(at, start, end):
     return at
 
 
-@_jit
+@jit
 def _stretches(student_start, student_end, teacher_start, teacher_end, chunk_start, chunk_end):
     """Writes the stretch of every chunk by two pointers; returns how many there are."""
     n = 0
@@ -61,7 +62,7 @@ def _stretches(student_start, student_end, teacher_start, teacher_end, chunk_sta
     return n
 
 
-@_jit
+@jit
 def _label(start, end, chunk_start, chunk_end, n):
     """The chunk of every token, -1 for tokens of none."""
     out = np.full(start.shape[0], -1, np.int32)
@@ -78,7 +79,7 @@ def _label(start, end, chunk_start, chunk_end, n):
     return out
 
 
-@_jit
+@jit
 def chunk_ids(student_start, student_end, teacher_start, teacher_end):
     """See `kernel.chunk_ids`."""
     room = min(student_start.shape[0], teacher_start.shape[0])
@@ -89,7 +90,7 @@ def chunk_ids(student_start, student_end, teacher_start, teacher_end):
     return student_chunk, teacher_chunk, n
 
 
-@_jit
+@jit
 def tiled_chunk_ids(
     student_ids, student_lengths, student_prefix, teacher_ids, teacher_lengths, teacher_prefix
 ):
