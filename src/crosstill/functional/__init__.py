@@ -19,6 +19,7 @@ from crosstill.functional.clipped import (
     swapped_kl,
 )
 from crosstill.functional.divergences import DIVERGENCES, binarised_divergence
+from crosstill.functional.dskd import DSKD_DIVERGENCES, dskd_loss
 from crosstill.functional.fused import (
     ChunkTerm,
     FusedLoss,
@@ -27,6 +28,7 @@ from crosstill.functional.fused import (
     fused_head,
     head_logprobs,
 )
+from crosstill.functional.hidden import HIDDEN_DISTANCES, hidden_loss
 from crosstill.functional.losses import LossSum, TeacherChunks, alm_loss, sft_loss, teacher_chunks
 from crosstill.functional.numerics import log1mexp
 from crosstill.functional.rows import ChunkRows, chunk_rows, label_rows
@@ -34,6 +36,8 @@ from crosstill.functional.scores import boundary_logmass, token_logprobs
 
 __all__ = [
     "DIVERGENCES",
+    "DSKD_DIVERGENCES",
+    "HIDDEN_DISTANCES",
     "ChunkRows",
     "ChunkTerm",
     "FusedLoss",
@@ -49,6 +53,8 @@ __all__ = [
     "boundary_logmass",
     "chunk_loglikelihood",
     "chunk_rows",
+    "dskd_loss",
+    "hidden_loss",
     "label_rows",
     "log1mexp",
     "merge_chunks",

@@ -15,9 +15,12 @@ from crosstill.errors import ConfigError
 from crosstill.objectives.alm import Alm, AlmOptions
 from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores, StudentStates
 from crosstill.objectives.classical import CLASSICAL
+from crosstill.objectives.dskd import Dskd
+from crosstill.objectives.hidden import Hidden
 from crosstill.objectives.mix import Mix, MixLoss
 from crosstill.objectives.pair import ModelFacts, Pair, VocabularyPair
 from crosstill.objectives.schedule import Schedule, plain_weight, read_weight
+from crosstill.objectives.seqkd import SeqKd
 from crosstill.objectives.sft import Sft
 from crosstill.objectives.views import MAIN, SAME, TEACHERS
 
@@ -213,6 +216,9 @@ def _unknown(kind: str, name: str, known: list[str]) -> str:
 
 
 register(Alm)
+register(Dskd)
+register(Hidden)
+register(SeqKd)
 register(Sft)
 for _classical in CLASSICAL:
     register(_classical)

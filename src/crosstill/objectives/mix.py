@@ -167,7 +167,7 @@ class Mix:
     @property
     def can_fuse(self) -> bool:
         """Whether `from_hidden` works: at most one `alm`, at most one `sft`, nothing else."""
-        kinds = [objective.name for objective, _ in self.objectives.values()]
+        kinds = [type(objective).fused_term for objective, _ in self.objectives.values()]
         fusable = all(objective.fusable for objective, _ in self.objectives.values())
         return fusable and len(set(kinds)) == len(kinds)
 
