@@ -5,6 +5,9 @@ are in nats; every loss is a `LossSum`: a total and a count, to be divided once.
 """
 
 from crosstill.functional.chunk import chunk_loglikelihood, merge_chunks
+from crosstill.functional.chunk_kl import (
+    chunk_kl_loss,
+)
 from crosstill.functional.classical import (
     adaptive_kl,
     forward_kl,
@@ -33,6 +36,9 @@ from crosstill.functional.losses import LossSum, TeacherChunks, alm_loss, sft_lo
 from crosstill.functional.numerics import log1mexp
 from crosstill.functional.rows import ChunkRows, chunk_rows, label_rows
 from crosstill.functional.scores import boundary_logmass, token_logprobs
+from crosstill.functional.simct import (
+    simct_loss,
+)
 
 __all__ = [
     "DIVERGENCES",
@@ -69,4 +75,6 @@ __all__ = [
     "total_variation",
     "dac_kl",
     "swapped_kl",
+    "chunk_kl_loss",
+    "simct_loss",
 ]

@@ -14,6 +14,7 @@ from torch import Tensor
 from crosstill.errors import ConfigError
 from crosstill.objectives.alm import Alm, AlmOptions
 from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores, StudentStates
+from crosstill.objectives.chunk_kl import ChunkKl
 from crosstill.objectives.classical import CLASSICAL
 from crosstill.objectives.dskd import Dskd
 from crosstill.objectives.hidden import Hidden
@@ -22,6 +23,7 @@ from crosstill.objectives.pair import ModelFacts, Pair, VocabularyPair
 from crosstill.objectives.schedule import Schedule, plain_weight, read_weight
 from crosstill.objectives.seqkd import SeqKd
 from crosstill.objectives.sft import Sft
+from crosstill.objectives.simct import Simct
 from crosstill.objectives.views import MAIN, SAME, TEACHERS
 
 __all__ = [
@@ -222,3 +224,5 @@ register(SeqKd)
 register(Sft)
 for _classical in CLASSICAL:
     register(_classical)
+register(ChunkKl)
+register(Simct)
