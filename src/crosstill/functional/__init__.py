@@ -39,6 +39,7 @@ from crosstill.functional.scores import boundary_logmass, token_logprobs
 from crosstill.functional.simct import (
     simct_loss,
 )
+from crosstill.functional.uld import uld_loss
 
 __all__ = [
     "DIVERGENCES",
@@ -66,6 +67,7 @@ __all__ = [
     "merge_chunks",
     "sft_loss",
     "token_logprobs",
+    "uld_loss",
     "adaptive_kl",
     "forward_kl",
     "jsd",

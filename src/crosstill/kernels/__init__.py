@@ -1,0 +1,1 @@
+"""Loops that torch has no operation for, over numpy arrays: compiled with numba, without torch."""
