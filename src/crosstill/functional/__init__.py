@@ -34,12 +34,20 @@ from crosstill.functional.fused import (
 from crosstill.functional.hidden import HIDDEN_DISTANCES, hidden_loss
 from crosstill.functional.losses import LossSum, TeacherChunks, alm_loss, sft_loss, teacher_chunks
 from crosstill.functional.numerics import log1mexp
+from crosstill.functional.projection import (
+    Projection,
+    make_projection,
+    relaxed_pairs,
+)
 from crosstill.functional.rows import ChunkRows, chunk_rows, label_rows
 from crosstill.functional.scores import boundary_logmass, token_logprobs
 from crosstill.functional.simct import (
     simct_loss,
 )
 from crosstill.functional.uld import uld_loss
+from crosstill.functional.xtoken import (
+    xtoken_loss,
+)
 
 __all__ = [
     "DIVERGENCES",
@@ -79,4 +87,8 @@ __all__ = [
     "swapped_kl",
     "chunk_kl_loss",
     "simct_loss",
+    "xtoken_loss",
+    "Projection",
+    "make_projection",
+    "relaxed_pairs",
 ]

@@ -24,7 +24,9 @@ from crosstill.objectives.schedule import Schedule, plain_weight, read_weight
 from crosstill.objectives.seqkd import SeqKd
 from crosstill.objectives.sft import Sft
 from crosstill.objectives.simct import Simct
+from crosstill.objectives.uld import Uld
 from crosstill.objectives.views import MAIN, SAME, TEACHERS
+from crosstill.objectives.xtoken import Xtoken
 
 __all__ = [
     "AlmOptions",
@@ -226,3 +228,5 @@ for _classical in CLASSICAL:
     register(_classical)
 register(ChunkKl)
 register(Simct)
+register(Xtoken)
+register(Uld)

@@ -4,20 +4,22 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from crosstill.errors import ConfigError
 from crosstill.functional import classical, clipped
 from crosstill.functional.losses import LossSum
-from crosstill.functional.rows import ChunkRows, chunk_rows
 from crosstill.functional.rowsum import check_temperature
 from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores
+from crosstill.objectives.chunked import (
+    TEACHER_ROWS,
+    add_up,
+    first_tokens,
+    number_of_chunks,
+    rows_of_chunks,
+)
 from crosstill.objectives.pair import Pair
-
-TEACHER_ROWS = 256
-"""Rows for which the teacher's logits are made at a time."""
 
 _TEMPERATURE = {"help": "softens both distributions; the loss keeps its scale"}
 
@@ -137,20 +139,15 @@ class OneVocabulary(Objective):
 
     def count(self, batch: PairBatch, signal: Signal) -> Float[Tensor, ""]:
         """Count the rows that predict a token which both sides read."""
-        rows = _rows(batch)
-        return torch.full((), float(rows.batch.shape[0]), device=rows.batch.device)
+        return number_of_chunks(batch)
 
     def reads(self, batch: PairBatch) -> Bool[Tensor, "B Ts"]:
         """Read the first token of every chunk: with one vocabulary, each is one token."""
-        rows = _rows(batch)
-        tokens = torch.zeros_like(batch["student_chunk"], dtype=torch.bool)
-        return tokens.index_put(
-            (rows.batch, rows.student_row + 1), torch.ones_like(rows.batch, dtype=torch.bool)
-        )
+        return first_tokens(batch)
 
     def loss(self, student: StudentScores, batch: PairBatch, signal: Signal) -> LossSum:
         """Sum the divergence over the rows, asking the teacher for a block of them at a time."""
-        rows = _rows(batch)
+        rows = rows_of_chunks(batch)
         target = batch["student_input_ids"][rows.batch, rows.student_row + 1]
         logits = student.rows(rows.batch, rows.student_row)
         parts = [
@@ -173,25 +170,6 @@ class OneVocabulary(Objective):
         target: Int64[Tensor, " N"],
     ) -> LossSum:
         """Sum the divergence of these rows."""
-
-
-def add_up(parts: list[LossSum]) -> LossSum:
-    """Add the totals, counts and further sums of several parts.
-
-    Example:
-        >>> one = LossSum(torch.tensor(1.0), torch.tensor(2.0), {"kept": torch.tensor(3.0)})
-        >>> add_up([one, one]).sums
-        {'kept': tensor(6.)}
-    """
-    return LossSum(
-        torch.stack([part.total for part in parts]).sum(),
-        torch.stack([part.count for part in parts]).sum(),
-        {key: torch.stack([part.sums[key] for part in parts]).sum() for key in parts[0].sums},
-    )
-
-
-def _rows(batch: PairBatch) -> ChunkRows:
-    return chunk_rows(batch["student_chunk"], batch["teacher_chunk"])
 
 
 class ForwardKl(OneVocabulary):

@@ -9,10 +9,10 @@ from torch import Tensor
 from crosstill.errors import ConfigError
 from crosstill.functional.chunk import chunk_loglikelihood
 from crosstill.functional.losses import LossSum
-from crosstill.functional.rows import ChunkRows, chunk_rows
+from crosstill.functional.rows import ChunkRows
 from crosstill.functional.simct import check_simct, simct_loss
 from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores
-from crosstill.objectives.classical import TEACHER_ROWS, add_up
+from crosstill.objectives.chunked import TEACHER_ROWS, add_up, number_of_chunks, rows_of_chunks
 from crosstill.objectives.pair import Pair
 
 
@@ -67,13 +67,12 @@ class Simct(Objective):
 
     def count(self, batch: PairBatch, signal: Signal) -> Float[Tensor, ""]:
         """Count the chunks that both models predict."""
-        rows = chunk_rows(batch["student_chunk"], batch["teacher_chunk"])
-        return torch.full((), float(rows.batch.shape[0]), device=rows.batch.device)
+        return number_of_chunks(batch)
 
     def reads(self, batch: PairBatch) -> Bool[Tensor, "B Ts"]:
         """Read the tokens of these chunks."""
         chunk = batch["student_chunk"]
-        rows = chunk_rows(chunk, batch["teacher_chunk"])
+        rows = rows_of_chunks(batch)
         wide = max(chunk.shape[1], batch["teacher_chunk"].shape[1])
         known = torch.zeros(chunk.shape[0], wide, dtype=torch.bool, device=chunk.device)
         known[rows.batch, rows.chunk] = True
@@ -86,7 +85,7 @@ class Simct(Objective):
             ConfigError: `prepare` was not called.
         """
         shared = self._known(batch["student_chunk"].device)
-        rows = chunk_rows(batch["student_chunk"], batch["teacher_chunk"])
+        rows = rows_of_chunks(batch)
         spans = (
             _means(student.token_logprob, batch["student_chunk"], rows, rows.student_length),
             _means(signal.logprob, batch["teacher_chunk"], rows, rows.teacher_length),
