@@ -7,7 +7,7 @@ import pytest
 
 from crosstill import __version__
 from crosstill.objectives import create
-from crosstill.training.config import parse_objectives
+from crosstill.training.asked import parse_objectives
 from crosstill.training.recipe import load_recipe
 from tiny_run import crosstill, make_run
 

@@ -8,7 +8,8 @@ import pytest
 
 import crosstill.training
 from crosstill.errors import ConfigError
-from crosstill.training.config import DistillConfig, own_settings, parse_objectives
+from crosstill.training.asked import parse_objectives
+from crosstill.training.config import DistillConfig, own_settings
 
 
 def config(tmp_path, **settings) -> DistillConfig:

@@ -7,8 +7,8 @@ from crosstill.doctor.cost import examine_cost, existing_folder
 from crosstill.doctor.finding import Finding, Findings
 from crosstill.doctor.models import examine_side
 from crosstill.doctor.rows import examine_rows, read_rows
-from crosstill.objectives import create
-from crosstill.training.config import parse_objectives
+from crosstill.objectives import create, own_options
+from crosstill.training.asked import parse_objectives
 from crosstill.training.recipe import Recipe
 
 __all__ = ["Finding", "Findings", "examine"]
@@ -45,7 +45,7 @@ def examine(recipe: Recipe, *, trust_remote_code: bool = False) -> Findings:
 
 def _examine_objectives(objectives: dict | str, findings: Findings) -> None:
     for name, given in parse_objectives(objectives).items():
-        options = {key: value for key, value in given.items() if key != "weight"}
+        options = own_options(given)
         made = findings.attempt("objectives", lambda n=name, o=options: create(n, **o))
         if made is not None:
             needs = ", ".join(sorted(need.replace("_", " ") for need in made.needs)) or "nothing"

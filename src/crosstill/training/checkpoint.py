@@ -25,6 +25,15 @@ _UNFINISHED = ".unfinished-checkpoint-"
 _TRASH = ".trash-"
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".ckpt", ".npy"}
 
+_MADE_OF = (
+    "data",
+    "student_tokenizer",
+    "teacher_tokenizer",
+    "teacher",
+    "same_tokenizer_teacher",
+    "world_size",
+)
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -36,6 +45,7 @@ class Origin:
         student_tokenizer: Fingerprint of the student's tokenizer.
         teacher_tokenizer: Fingerprint of the teacher's tokenizer.
         teacher: Fingerprint of the teacher's configuration and weights.
+        same_tokenizer_teacher: Fingerprint of the second teacher, or nothing.
         world_size: Number of processes that train together.
     """
 
@@ -45,6 +55,7 @@ class Origin:
     teacher_tokenizer: str
     teacher: str
     world_size: int = 1
+    same_tokenizer_teacher: str = ""
 
     def differences(self, other: "Origin") -> list[str]:
         """Names what differs, one line each: `name: mine -> other's`."""
@@ -53,7 +64,7 @@ class Origin:
             mine, theirs = self.config.get(key), other.config.get(key)
             if mine != theirs:
                 lines.append(f"{key}: {mine!r} -> {theirs!r}")
-        for key in ("data", "student_tokenizer", "teacher_tokenizer", "teacher", "world_size"):
+        for key in _MADE_OF:
             mine, theirs = getattr(self, key), getattr(other, key)
             if mine != theirs:
                 lines.append(f"{key}: {mine!r} -> {theirs!r}")

@@ -1,7 +1,6 @@
 """The settings of a distillation run: those of transformers, with a few of our own."""
 
 import dataclasses
-import difflib
 import json
 import logging
 from dataclasses import dataclass, field
@@ -12,7 +11,8 @@ import torch
 from transformers import TrainingArguments
 
 from crosstill.errors import ConfigError
-from crosstill.objectives import create
+from crosstill.training.asked import parse_objectives, wrong_objectives, wrong_weighting
+from crosstill.training.values import as_dict, at_least, unknown_key, wrong_type
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,14 @@ class DistillConfig(TrainingArguments):
 
     Attributes:
         objectives: What is minimised: a name (`"alm"`), names joined by `+` (`"alm+sft"`, weight 1
-            each), or `{name: {"weight": w, option: value, ...}}`.
+            each), or `{name: {"weight": w, option: value, ...}}`. A weight may be a schedule:
+            `{"schedule": "linear", "start": 0, "end": 1, "over": 0.5}`. `"teacher": "same"` lets
+            an objective read the teacher that has the student's tokenizer.
+        weighting: How objectives are weighed against each other beyond their weights: fixed,
+            gradmag, gradnorm, pcgrad or uncertainty.
+        gradnorm_alpha: With gradnorm: how strongly objectives that learn slower are favoured.
+        parts_learning_rate: Peak learning rate of what objectives and weightings learn
+            themselves; None: that of the run.
         loss_on: Which bytes are supervised: those of completions, of assistants, or all.
         max_length: Longest row, in tokens of either side; longer rows are cut at a shared chunk.
         pad_to_multiple_of: Batches are padded to a multiple of so many tokens. Few shapes keep the
@@ -87,6 +94,7 @@ class DistillConfig(TrainingArguments):
         teacher_dtype: Type of the teacher's weights in memory, when it is loaded by name.
         student_revision: Commit or branch of the student on the hub.
         teacher_revision: Commit or branch of the teacher on the hub.
+        same_tokenizer_teacher_revision: The same for the teacher with the student's tokenizer.
         chat_template_kwargs: Passed to the student's chat template.
         teacher_chat_template_kwargs: Passed to the teacher's chat template.
         divergence_steps: Measure the teacher divergence every so many steps; 0: only before and
@@ -104,6 +112,17 @@ class DistillConfig(TrainingArguments):
         metadata=_help(
             "what is minimised: a name, names joined by +, or {name: {weight: w, option: value}}"
         ),
+    )
+    weighting: str = field(
+        default="fixed",
+        metadata=_help("balance of objectives: fixed | gradmag | gradnorm | pcgrad | uncertainty"),
+    )
+    gradnorm_alpha: float = field(
+        default=0.12, metadata=_help("gradnorm: how strongly slower objectives are favoured")
+    )
+    parts_learning_rate: float | None = field(
+        default=None,
+        metadata=_help("learning rate of objectives' own parts; unset: that of the run"),
     )
     loss_on: str = field(
         default="completion", metadata=_help("supervised bytes: completion | assistant | all")
@@ -133,6 +152,10 @@ class DistillConfig(TrainingArguments):
     )
     teacher_revision: str | None = field(
         default=None, metadata=_help("commit or branch of the teacher on the hub")
+    )
+    same_tokenizer_teacher_revision: str | None = field(
+        default=None,
+        metadata=_help("commit or branch of the teacher with the student's tokenizer on the hub"),
     )
     chat_template_kwargs: dict[str, Any] = field(
         default_factory=dict, metadata=_help("passed to the student's chat template")
@@ -192,7 +215,7 @@ class DistillConfig(TrainingArguments):
             )
         self.objectives = parse_objectives(self.objectives)
         for name in ("chat_template_kwargs", "teacher_chat_template_kwargs"):
-            setattr(self, name, _as_dict(name, getattr(self, name)))
+            setattr(self, name, as_dict(name, getattr(self, name)))
         if self.data_seed is None:
             self.data_seed = self.seed
         problems = self._problems()
@@ -215,10 +238,10 @@ class DistillConfig(TrainingArguments):
         """Says, one line each, which settings are wrong and what to set instead."""
         checks = {
             f"loss_on is {self.loss_on!r}: {' | '.join(LOSS_ON)}": self.loss_on not in LOSS_ON,
-            f"max_length is {self.max_length!r}: at least 2 tokens": not _at_least(
+            f"max_length is {self.max_length!r}: at least 2 tokens": not at_least(
                 self.max_length, 2
             ),
-            f"pad_to_multiple_of is {self.pad_to_multiple_of!r}: at least 1 token": not _at_least(
+            f"pad_to_multiple_of is {self.pad_to_multiple_of!r}: at least 1 token": not at_least(
                 self.pad_to_multiple_of, 1
             ),
             f"fused_head is {self.fused_head!r}: true | false | auto": self.fused_head
@@ -227,14 +250,21 @@ class DistillConfig(TrainingArguments):
             not in DTYPES[:3],
             f"teacher_dtype is {self.teacher_dtype!r}: {' | '.join(DTYPES)}": self.teacher_dtype
             not in DTYPES,
-            f"divergence_steps is {self.divergence_steps!r}: at least 0": not _at_least(
+            f"divergence_steps is {self.divergence_steps!r}: at least 0": not at_least(
                 self.divergence_steps, 0
             ),
-            f"divergence_samples is {self.divergence_samples!r}: at least 1": not _at_least(
+            f"divergence_samples is {self.divergence_samples!r}: at least 1": not at_least(
                 self.divergence_samples, 1
             ),
-            f"divergence_tokens is {self.divergence_tokens!r}: at least 1": not _at_least(
+            f"divergence_tokens is {self.divergence_tokens!r}: at least 1": not at_least(
                 self.divergence_tokens, 1
+            ),
+            f"gradnorm_alpha is {self.gradnorm_alpha!r}: at least 0": not at_least(
+                self.gradnorm_alpha, 0
+            ),
+            f"parts_learning_rate is {self.parts_learning_rate!r}: above 0": (
+                self.parts_learning_rate is not None
+                and (not at_least(self.parts_learning_rate, 0) or not self.parts_learning_rate)
             ),
             "auto_find_batch_size changes the batch, and so the run, unseen: set "
             "per_device_train_batch_size and gradient_accumulation_steps": (
@@ -262,9 +292,12 @@ class DistillConfig(TrainingArguments):
                 self.ignore_data_skip
             ),
         }
-        return [line for line, wrong in checks.items() if wrong] + _wrong_objectives(
-            parse_objectives(self.objectives)
-        )
+        objectives = parse_objectives(self.objectives)
+        return [
+            *(line for line, wrong in checks.items() if wrong),
+            *wrong_objectives(objectives),
+            *wrong_weighting(self.weighting, objectives),
+        ]
 
     @property
     def folder(self) -> Path:
@@ -283,7 +316,7 @@ class DistillConfig(TrainingArguments):
         problems += [
             f"training.{key} is {value!r}, expected {wanted}"
             for key, value in settings.items()
-            if key in fields and (wanted := _wrong_type(fields[key], value))
+            if key in fields and (wanted := wrong_type(fields[key], value))
         ]
         if problems:
             raise ConfigError("; ".join(problems))
@@ -300,86 +333,3 @@ def own_settings() -> tuple[str, ...]:
     """Names of the settings that `TrainingArguments` does not have."""
     theirs = {f.name for f in dataclasses.fields(TrainingArguments)}
     return tuple(f.name for f in dataclasses.fields(DistillConfig) if f.name not in theirs)
-
-
-def parse_objectives(value: Any) -> dict[str, dict[str, Any]]:
-    """Resolves the objectives to `{name: {"weight": w, option: value, ...}}`.
-
-    Example:
-        >>> parse_objectives({"alm": {"temperature": 10}})
-        {'alm': {'weight': 1.0, 'temperature': 10}}
-
-    Raises:
-        ConfigError: It is neither a name, names joined by +, nor a mapping; or a weight is not a
-            positive number.
-    """
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        value = _as_dict("objectives", value)
-    if isinstance(value, str):
-        value = {name.strip(): {} for name in value.split("+")}
-    if not isinstance(value, dict) or not value or not all(value):
-        raise ConfigError(
-            f"objectives is {value!r}, expected a name, names joined by + or a mapping such as "
-            f"{{alm: {{weight: 1.0, temperature: 100}}}}; `crosstill methods` lists the names"
-        )
-    resolved = {}
-    for name, options in value.items():
-        options = {"weight": options} if _is_number(options) else dict(options or {})
-        weight = options.pop("weight", 1.0)
-        if not _is_number(weight) or not 0 < weight < float("inf"):
-            raise ConfigError(f"objectives.{name}.weight is {weight!r}, expected a number above 0")
-        resolved[name] = {"weight": float(weight), **options}
-    return resolved
-
-
-def _wrong_objectives(objectives: dict[str, dict[str, Any]]) -> list[str]:
-    """Says which objectives or options do not exist or are out of range."""
-    problems = []
-    for name, options in objectives.items():
-        try:
-            create(name, **{key: value for key, value in options.items() if key != "weight"})
-        except ConfigError as error:
-            problems.append(str(error))
-    return problems
-
-
-def unknown_key(where: str, key: str, known: Any) -> str:
-    """Says that a key is unknown, and the nearest known one."""
-    near = difflib.get_close_matches(str(key), list(known), n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known)[:12])}"
-    return f"{where}.{key} is not a setting: {hint}" if where else f"{key} is not a key: {hint}"
-
-
-def _wrong_type(setting: dataclasses.Field, value: Any) -> str | None:
-    """Names the expected type where a value has clearly another one."""
-    default = setting.default
-    if isinstance(default, bool):
-        return None if isinstance(value, bool) else "true or false"
-    if isinstance(default, int) and setting.type is int:
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        return None if whole else "a whole number"
-    if isinstance(default, float):
-        return None if _is_number(value) else "a number"
-    return None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _at_least(value: Any, least: int) -> bool:
-    return _is_number(value) and value >= least
-
-
-def _as_dict(name: str, value: Any) -> dict[str, Any]:
-    """Takes a dict, or the JSON text of one as it comes from a command line."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise ConfigError(
-                f"{name} is {value!r}, expected a mapping or JSON: {error}"
-            ) from error
-    if value is not None and not isinstance(value, dict):
-        raise ConfigError(f"{name} is {value!r}, expected a mapping")
-    return value or {}

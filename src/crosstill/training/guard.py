@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,10 +56,13 @@ class GradientGuard(TrainerCallback):
 
     Args:
         rows: The rows of the step under way, kept up to date by the trainer.
+        more: What is trained beside the student, by name.
     """
 
-    def __init__(self, rows: StepRows) -> None:
-        self.rows = rows
+    def __init__(
+        self, rows: StepRows, more: Callable[[], Iterable[tuple[str, nn.Parameter]]] = tuple
+    ) -> None:
+        self.rows, self._more = rows, more
 
     def on_pre_optimizer_step(
         self,
@@ -70,7 +74,8 @@ class GradientGuard(TrainerCallback):
         **kwargs: object,
     ) -> None:
         """Raises NumericsError naming the step, the rows and the first parameters."""
-        named = [(n, p.grad) for n, p in model.named_parameters() if p.grad is not None]
+        trained = [*model.named_parameters(), *self._more()]
+        named = [(n, p.grad) for n, p in trained if p.grad is not None]
         bad = non_finite([gradient for _, gradient in named])
         if not bad:
             return

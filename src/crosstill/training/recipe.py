@@ -24,7 +24,8 @@ from typing import Any
 import yaml
 
 from crosstill.errors import ConfigError, TrustError
-from crosstill.training.config import DistillConfig, own_settings, unknown_key
+from crosstill.training.config import DistillConfig, own_settings
+from crosstill.training.values import unknown_key
 
 MAX_BYTES = 1 << 20
 _MAX_DEPTH = 20

@@ -14,6 +14,7 @@ from crosstill.errors import CheckpointError, ConfigError
 from crosstill.training import checkpoint as ckpt
 from crosstill.training.checkpoint import Origin
 from crosstill.training.fingerprint import versions
+from crosstill.training.learnable import Learnable
 from crosstill.training.output import locked
 from crosstill.training.randomness import random_state, set_random_state
 from crosstill.training.state import load_state, save_state
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 class SavingTrainer(Trainer):
     """`transformers.Trainer` with checkpoints that are whole or do not count."""
+
+    learnable: Learnable
 
     def origin(self) -> Origin:
         """What this run is made of."""
@@ -147,11 +150,13 @@ class SavingTrainer(Trainer):
         if self.args.should_save:
             for name, part in self._stateful().items():
                 save_state(part.state_dict(), Path(output_dir), name)
+            self.learnable.save(Path(output_dir))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             for name, part in self._stateful().items():
                 part.load_state_dict(load_state(Path(checkpoint), name))
+            self.learnable.load(Path(checkpoint))
 
     def _stateful(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer, "scheduler": self.lr_scheduler}

@@ -18,14 +18,9 @@ from transformers import (
 
 from crosstill.data.collate import PairCollator
 from crosstill.errors import ConfigError
-from crosstill.functional.fused import head_logprobs
-from crosstill.functional.losses import supervised_tokens
-from crosstill.functional.scores import token_logprobs
-from crosstill.heads import HeadSplit, split_head
-from crosstill.objectives import MixLoss, PairBatch, Signal, StudentStates, create_mix
-from crosstill.pair import known_ids, model_pair
+from crosstill.heads import HeadSplit
+from crosstill.objectives import MAIN, SAME, MixLoss, PairBatch, Signal
 from crosstill.teachers.local import LocalTeacher
-from crosstill.teachers.signal import TokenSignal
 from crosstill.text.encode import TextEncoder
 from crosstill.training import meters
 from crosstill.training.callbacks import MetricsFile, Progress
@@ -40,7 +35,17 @@ from crosstill.training.guard import GradientGuard, StepRows, check_loss
 from crosstill.training.randomness import kept_randomness
 from crosstill.training.rows import numbered
 from crosstill.training.saving import SavingTrainer
-from crosstill.training.setup import adapted, resolve_student, resolve_teacher
+from crosstill.training.setup import (
+    adapted,
+    check_optimizers,
+    resolve_same,
+    resolve_student,
+    resolve_teacher,
+    student_mix,
+)
+from crosstill.training.stepper import Stepper
+from crosstill.training.student import Forward, StudentStep
+from crosstill.training.teaching import Teachers
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -54,11 +59,15 @@ class DistillTrainer(SavingTrainer):
     Args:
         model: The student: a model, or a folder or hub name.
         teacher_model: The teacher: a model, or a folder or hub name. It is never changed.
+        same_tokenizer_teacher: A second teacher, with the student's tokenizer, for objectives
+            with `teacher: same`: a model, or a folder or hub name.
         args: The settings.
         train_dataset: Rows with `text`, `messages`, or `prompt` and `completion`.
         eval_dataset: Rows, or several sets of them by name.
         processing_class: The student's tokenizer; needed where the student is no name.
         teacher_processing_class: The teacher's tokenizer; needed where the teacher is no name.
+        same_tokenizer_teacher_processing_class: The second teacher's tokenizer, to be compared
+            with the student's where that teacher is no name.
         peft_config: Train an adapter instead of all weights.
         callbacks: As for `transformers.Trainer`.
         optimizers: As for `transformers.Trainer`.
@@ -94,22 +103,27 @@ class DistillTrainer(SavingTrainer):
         peft_config: "PeftConfig | None" = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Optimizer | None, LRScheduler | None] = (None, None),
+        *,
+        same_tokenizer_teacher: PreTrainedModel | str | None = None,
+        same_tokenizer_teacher_processing_class: PreTrainedTokenizerFast | None = None,
     ) -> None:
         if not isinstance(args, DistillConfig):
             raise ConfigError(f"args is a {type(args).__name__}, expected a DistillConfig")
-        if model is teacher_model and isinstance(model, PreTrainedModel):
-            raise ConfigError("student and teacher are one object: the teacher must not change")
+        for other in (teacher_model, same_tokenizer_teacher):
+            if model is other and isinstance(model, PreTrainedModel):
+                raise ConfigError("student and teacher are one object: the teacher must not change")
         student, self.student_encoder = resolve_student(model, processing_class, args)
-        teacher, teacher_encoder = resolve_teacher(teacher_model, teacher_processing_class, args)
-        self.teacher_encoder = teacher_encoder
-        self.teacher = LocalTeacher(teacher, teacher_encoder)
-        vocab_size = known_ids("student", student, self.student_encoder)
-        self.mix = create_mix(
-            args.objectives,  # type: ignore[arg-type]  # a dict once resolved
-            boundary_mask=torch.from_numpy(self.student_encoder.bytes.boundary())[:vocab_size],
-            vocab_size=vocab_size,
+        teacher, self.teacher_encoder = resolve_teacher(
+            teacher_model, teacher_processing_class, args
         )
-        self._spelled = torch.from_numpy(self.student_encoder.bytes.lengths).long()
+        self.teacher = LocalTeacher(teacher, self.teacher_encoder)
+        self.mix = student_mix(student, self.student_encoder, args)
+        named = {MAIN: (self.teacher, self.teacher_encoder)}
+        if same_tokenizer_teacher is not None:
+            tokenizer = same_tokenizer_teacher_processing_class
+            own = resolve_same(same_tokenizer_teacher, tokenizer, self.student_encoder, args)
+            named[SAME] = LocalTeacher(own, self.student_encoder), self.student_encoder
+        self.teachers = Teachers(named, self.mix)
         self._step_rows = StepRows([])
         self._since_log, self._run = meters.Sums(), meters.Sums()
         self._train_data = train_dataset
@@ -123,22 +137,22 @@ class DistillTrainer(SavingTrainer):
             processing_class=self.student_encoder.tokenizer,
             callbacks=[
                 *(callbacks or []),
-                GradientGuard(self._step_rows),
+                GradientGuard(self._step_rows, lambda: self.learnable.named_parameters()),
                 MetricsFile(args.folder),
             ],
             optimizers=optimizers,  # type: ignore[arg-type]  # an optimizer may stand alone
         )
         self.model_accepts_loss_kwargs = True  # as loss_is_scaled_for_ga, for older versions
         self._replace_progress()
-        self.teacher.to(self.args.device)
-        split = split_head(cast(nn.Module, self.model))
-        self.head = self._choose_head(split)
-        self._split = self._needed_split(split)
-        self.mix.prepare(
-            model_pair(
-                cast(nn.Module, self.model), self.student_encoder, teacher, self.teacher_encoder
-            )
-        )
+        self.teachers.to(self.args.device)
+        trained = cast(nn.Module, self.model)
+        self.mix.prepare(self.teachers.pairs(trained, self.student_encoder))
+        lengths = torch.from_numpy(self.student_encoder.bytes.lengths).long()
+        self.student_step = StudentStep(self.mix, trained, args.fused_head, lengths)
+        self.stepper = Stepper(self.student_step, trained, args, self.accelerator)
+        self.learnable = self.stepper.learnable
+        self.learnable.to(self.args.device)
+        check_optimizers(self.learnable, optimizers[1])
 
     # --- setting up -----------------------------------------------------------------------------
 
@@ -159,28 +173,17 @@ class DistillTrainer(SavingTrainer):
         if not self.args.disable_tqdm:
             self.add_callback(Progress())
 
-    def _choose_head(self, split: HeadSplit | str) -> HeadSplit | None:
-        """The student's head, or None where the plain form is used; says why once."""
-        if self.args.fused_head is False:
-            return None
-        if not self.mix.can_fuse:
-            reason = f"the objectives {', '.join(self.mix.objectives)} have no fused form"
-        elif isinstance(split, HeadSplit):
-            return split
-        else:
-            reason = split
-        if self.args.fused_head is True:
-            raise ConfigError(f"fused_head is true, but {reason}. Set fused_head: auto")
-        logger.warning("the student's logits are made as a whole, not block by block: %s", reason)
-        return None
+    @property
+    def head(self) -> HeadSplit | None:
+        """The student's head, where its logits are made block by block."""
+        return self.student_step.head
 
-    def _needed_split(self, split: HeadSplit | str) -> HeadSplit | None:
-        """The student's head where an objective reads hidden states: they are taken before it."""
-        if not self.mix.keeps_hidden:
-            return None
-        if isinstance(split, HeadSplit):
-            return split
-        raise ConfigError(f"an objective reads the student's hidden states, but {split}")
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Optimizer:
+        """Makes the optimizer, with a group for what the objectives learn themselves."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        rate = self.args.parts_learning_rate or self.args.learning_rate
+        self.learnable.join(optimizer, rate)
+        return optimizer
 
     # --- a step ---------------------------------------------------------------------------------
 
@@ -197,26 +200,21 @@ class DistillTrainer(SavingTrainer):
             batches.append(self._prepare_inputs(batch))
             if len(batches) == num_batches:
                 break
-        signals = [self._signal(batch) for batch in batches]
+        signals = [self.teachers.signals(batch) for batch in batches]
         counts = self._global_counts(batches, signals)
         self._step_rows.rows = [row for batch in batches for row in batch["row_index"].tolist()]
         for batch in batches:
             meters.add_batch(self._since_log, batch)
             meters.add_batch(self._run, batch)
         samples = [
-            {"batch": batch, "signal": signal, "counts": counts}
+            {"batch": batch, "signals": signal, "counts": counts}
             for batch, signal in zip(batches, signals, strict=True)
         ]
+        self.stepper.take(samples)
         return samples, torch.ones((), device=device) if samples else None
 
-    def _signal(self, batch: PairBatch) -> Signal:
-        if self.mix.needs:
-            return self.teacher(batch, self.mix.teacher_layers())
-        nothing = torch.zeros(batch["teacher_input_ids"].shape, device=self.args.device)
-        return TokenSignal(nothing, nothing)
-
     def _global_counts(
-        self, batches: list[PairBatch], signals: list[Signal]
+        self, batches: list[PairBatch], signals: list[dict[str, Signal]]
     ) -> dict[str, Tensor]:
         names = list(self.mix.objectives)
         total = torch.zeros(len(names), dtype=torch.float64, device=self.args.device)
@@ -225,6 +223,27 @@ class DistillTrainer(SavingTrainer):
             total += torch.stack([counts[name].double() for name in names])
         total = meters.reduced(total, self.accelerator).float()
         return dict(zip(names, total.unbind(), strict=True))
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: Any = None,
+    ) -> Tensor:
+        """Takes a micro-batch's share of a step; the step is weighed before its first one."""
+        if self.stepper.at_start:
+            model.train()
+            with self.compute_loss_context_manager():
+                self.stepper.begin(self.state.global_step, self.state.max_steps)
+        if self.stepper.projects:
+            model.train()
+            with self.compute_loss_context_manager():
+                loss, done = self.stepper.project(inputs)
+                total = self._looked_at(loss, done, inputs)
+        else:
+            total = super().training_step(model, inputs, num_items_in_batch)
+        self.stepper.end_of_micro_batch()
+        return total
 
     def compute_loss(
         self,
@@ -238,63 +257,29 @@ class DistillTrainer(SavingTrainer):
         Raises:
             NumericsError: It is not finite.
         """
-        loss = self._mix_loss(model, inputs, self._since_log, measure=self._logs_this_step())
-        check_loss(loss, inputs["batch"], self.state.global_step + 1, self.folder)
-        # Data parallel wrappers average gradients over ranks; the counts are sums over them.
-        total = loss.total * self.accelerator.num_processes
+        done = self.student_step.forward(model, inputs["batch"])
+        loss = self.student_step.loss(done, inputs, self.stepper.weights)
+        self.stepper.note(loss, inputs["counts"])
+        total = self._looked_at(loss, done, inputs)
         return (total, {}) if return_outputs else total
 
-    def _mix_loss(
-        self, model: nn.Module, inputs: Mapping[str, Any], sums: meters.Sums, *, measure: bool
-    ) -> MixLoss:
-        batch, signal, counts = inputs["batch"], inputs["signal"], inputs["counts"]
-        ids, mask = batch["student_input_ids"], batch["student_attention_mask"]
-        if self.head is not None:
-            hidden = self.head.hidden(model, ids, mask)
-            loss = self.mix.from_hidden(hidden, self.head, batch, signal, counts)
-            scores = self._scores(self.head, hidden.detach(), batch) if measure else None
-        else:
-            logits, states = self._plain(model, ids, mask)
-            loss = self.mix.from_logits(logits, batch, signal, counts, states=states)
-            plain = logits.detach() if measure else None
-            vocab_size = self.mix.vocab_size
-            scores = None if plain is None else token_logprobs(plain, ids, vocab_size=vocab_size)
+    def _looked_at(self, loss: MixLoss, done: Forward, inputs: Mapping[str, Any]) -> Tensor:
+        """The loss as this rank gives it, once it has been checked and added to the metrics."""
+        self._add(self._since_log, loss, done, inputs["batch"], measure=self._logs_this_step())
+        check_loss(loss, inputs["batch"], self.state.global_step + 1, self.folder)
+        # Data parallel wrappers average gradients over ranks; the counts are sums over them.
+        return loss.total * self.accelerator.num_processes
+
+    def _add(
+        self, sums: meters.Sums, loss: MixLoss, done: Forward, batch: PairBatch, *, measure: bool
+    ) -> None:
         meters.add_loss(sums, loss)
-        if scores is not None:
-            self._add_bits(sums, scores, batch)
-        return loss
+        if measure:
+            self.student_step.add_bits(sums, done, batch)
 
-    def _plain(
-        self, model: nn.Module, ids: Tensor, mask: Tensor
-    ) -> tuple[Tensor, StudentStates | None]:
-        """The student's logits as a whole, and its hidden states where they are read."""
-        if self._split is None:
-            return model(input_ids=ids, attention_mask=mask, use_cache=False).logits, None
-        hidden, layers = self._split.states(model, ids, mask, self.mix.student_layers)
-        return self._split.logits(hidden), StudentStates(hidden, layers)
-
-    def _scores(self, head: HeadSplit, hidden: Tensor, batch: PairBatch) -> Tensor:
-        supervised = supervised_tokens(batch["student_labels"])
-        before = torch.nn.functional.pad(supervised[:, 1:], (0, 1))  # row t predicts t + 1
-        return head_logprobs(
-            hidden,
-            head.weight,
-            batch["student_input_ids"],
-            None,
-            bias=head.bias,
-            logit_scale=head.logit_scale,
-            softcap=head.softcap,
-            vocab_size=self.mix.vocab_size,
-            needed=before,
-        )[0]
-
-    def _add_bits(self, sums: meters.Sums, scores: Tensor, batch: PairBatch) -> None:
-        labels = batch["student_labels"]
-        supervised = supervised_tokens(labels)
-        # Special tokens are supervised too, and spell nothing: bits per byte leaves them out.
-        spelled = supervised & (self._spelled.to(labels.device)[labels.clamp(min=0)] > 0)
-        sums.add("measured_nats", -scores.masked_fill(~spelled, 0.0).sum())
-        sums.add("measured_bytes", meters.supervised_bytes(labels, self._spelled, spelled))
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """Clips the student and what objectives learn together, and a balance by itself."""
+        return self.learnable.clip(model, self.args.max_grad_norm, self.accelerator)
 
     def _logs_this_step(self) -> bool:
         step, every = self.state.global_step + 1, self.state.logging_steps
@@ -308,7 +293,8 @@ class DistillTrainer(SavingTrainer):
         """Adds what the objectives and the data say to a training log line."""
         if "loss" in logs:
             step = self._since_log.total(self.accelerator)
-            logs = {**logs, **meters.report(step, self._run.total(self.accelerator))}
+            weights = {f"weight/{name}": float(w) for name, w in self.stepper.weights.items()}
+            logs = {**logs, **meters.report(step, self._run.total(self.accelerator)), **weights}
             self._since_log.clear()
         super().log(logs, start_time)
 
@@ -347,9 +333,11 @@ class DistillTrainer(SavingTrainer):
         model.eval()
         for raw in self.get_eval_dataloader(dataset):
             batch = self._prepare_inputs(raw)
-            signal = self._signal(batch)
-            inputs = {"batch": batch, "signal": signal, "counts": self.mix.counts(batch, signal)}
-            self._mix_loss(model, inputs, sums, measure=True)
+            signals = self.teachers.signals(batch)
+            counts = self.mix.counts(batch, signals)
+            done = self.student_step.forward(model, batch)
+            inputs = {"batch": batch, "signals": signals, "counts": counts}
+            self._add(sums, self.student_step.loss(done, inputs), done, batch, measure=True)
             meters.add_batch(sums, batch)
         model.train(was_training)
         return sums
@@ -382,6 +370,7 @@ class DistillTrainer(SavingTrainer):
                 student_tokenizer=tokenizer_fingerprint(_tokenizer(self.student_encoder)),
                 teacher_tokenizer=tokenizer_fingerprint(_tokenizer(self.teacher_encoder)),
                 teacher=model_fingerprint(self.teacher.model),
+                same_tokenizer_teacher=self.teachers.fingerprint(SAME),
                 world_size=self.accelerator.num_processes,
             )
         return self._origin

@@ -121,25 +121,27 @@ def pcgrad_weights(
     return coefficients.sum(0)
 
 
-def uncertainty_weights(log_variances: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    r"""Compute the weights :math:`1/\sigma_i^2` from :math:`\log \sigma_i^2`, with the graph."""
-    return torch.exp(-log_variances)
+def uncertainty_gradient(
+    log_variances: Float[Tensor, " n"], losses: Float[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    r"""Compute the derivative of the uncertainty loss with respect to the log-variances.
 
-
-def uncertainty_loss(
-    losses: Float[Tensor, " n"], log_variances: Float[Tensor, " n"]
-) -> Float[Tensor, ""]:
-    r"""Compute :math:`\sum_i L_i / \sigma_i^2 + \log \sigma_i`, with the graph.
+    The loss is :math:`\sum_i L_i / \sigma_i^2 + \log \sigma_i`; with :math:`s_i = \log \sigma_i^2`
+    the derivative is :math:`1/2 - L_i e^{-s_i}`. The model is trained with the weights
+    :math:`e^{-s_i}`.
 
     Args:
-        losses: the objectives' values, nats.
-        log_variances: :math:`\log \sigma_i^2`, learned; 0 gives weight 1.
+        log_variances: learned; 0 gives weight 1.
+        losses: the objectives' means over the step, nats.
+
+    Returns:
+        float64, without a graph.
 
     Source: Kendall, Gal, Cipolla, arXiv:1705.07115, equation 10, in its form for likelihoods.
         Oracle: tests/oracle/weighting.py.
 
     Example:
-        >>> uncertainty_loss(torch.tensor([2.0, 3.0]), torch.zeros(2))
-        tensor(5.)
+        >>> uncertainty_gradient(torch.zeros(2), torch.tensor([2.0, 0.5]))
+        tensor([-1.5000,  0.0000], dtype=torch.float64)
     """
-    return (losses * uncertainty_weights(log_variances) + log_variances / 2.0).sum()
+    return 0.5 - losses.detach().double() * torch.exp(-log_variances.detach().double())
