@@ -1,6 +1,6 @@
 """Tokens of one tokenizer spelled with the tokens of another: to the byte, as text goes on."""
 
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ WHOLE = ("level", "level with a space before", "metaspace", "prepend", "gemma", 
 
 def rows(spelled):
     offsets, ids = spelled
-    return [ids[a:b].tolist() for a, b in zip(offsets, offsets[1:], strict=False)]
+    return [ids[a:b].tolist() for a, b in pairwise(offsets)]
 
 
 def check_bytes(source, target, complete):

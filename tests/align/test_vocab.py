@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import tiny_tokenizers as tiny
-from crosstill.align.spellings import pieces
+from crosstill.align.spellings import lowest_ids, pieces
 from crosstill.align.vocab import VocabularyPair, special_targets
 from crosstill.text.encode import TextEncoder, text_encoder
+from oracle import edits
 
 CHAT = tiny.byte_level_bpe(specials=tiny.CHAT_SPECIALS, chat_template=tiny.CHATML)
 TOKENIZERS = {
@@ -127,3 +128,40 @@ def test_maps_are_made_once_and_cannot_be_changed():
     for array in (pair.shared(), *pair.teacher_spelled(), *pair.student_spelled()):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
+
+
+@pytest.mark.parametrize("names", PAIRS, ids=" <- ".join)
+def test_the_mined_map_is_the_plain_one(names, tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSTILL_CACHE", str(tmp_path))
+    pair = pair_of(*names)
+    mined = pair.mined()
+    assert mined.shape == (len(pair.teacher_bytes),)
+    table = lowest_ids(ENCODERS[names[0]])
+    roles = special_targets(ENCODERS[names[1]], ENCODERS[names[0]])
+    for v, data in enumerate(pieces(pair.teacher_bytes)):
+        if not data:
+            assert mined[v] == roles.get(v, -1)
+        elif v % 5 == 0 or data in table:
+            assert mined[v] == table.get(data, edits.nearest(data, table))
+
+
+def test_the_mined_map_is_kept_by_the_content_of_both(tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSTILL_CACHE", str(tmp_path))
+    mined = pair_of("level", "gemma").mined()
+    monkeypatch.setattr("crosstill.align.vocab.nearest", None)
+    twin = text_encoder(tiny.metaspace_bpe_with_byte_fallback(style="gemma"))
+    assert np.array_equal(VocabularyPair(ENCODERS["level"], twin).mined(), mined)
+    for other in (pair_of("gemma", "level"), pair_of("unigram", "gemma")):
+        with pytest.raises(TypeError, match="NoneType"):
+            other.mined()
+
+
+def test_the_mined_map_depends_on_the_roles(tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSTILL_CACHE", str(tmp_path))
+    turned = {"eos_token": "<|bos|>", "bos_token": "<|eos|>"}
+    maps = [
+        VocabularyPair(ENCODERS["level"], text_encoder(tiny.bytes_only(specials=specials))).mined()
+        for specials in (tiny.SPECIALS, turned)
+    ]
+    assert len(list((tmp_path / "maps").iterdir())) == 2
+    assert not np.array_equal(*maps)

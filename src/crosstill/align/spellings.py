@@ -33,17 +33,20 @@ def lowest_ids(encoder: TextEncoder) -> dict[bytes, int]:
     The lowest, but a byte-fallback token (`<0x41>`) only where no other token spells the same: the
     tokenizer itself never writes it then.
     """
-    spelled = pieces(encoder.bytes)
-    ids = {data: id for id, data in reversed(list(enumerate(spelled))) if data}
-    single = [id for data, id in ids.items() if len(data) == 1]
-    names = encoder.tokenizer.convert_ids_to_tokens(single)
-    fallback = {id for id, name in zip(single, names, strict=True) if name.startswith("<0x")}
-    if fallback:
-        for id in reversed(np.flatnonzero(encoder.bytes.lengths == 1).tolist()):
-            first = ids[spelled[id]]
-            if first in fallback and id not in fallback:
-                ids[spelled[id]] = id
+    spelled, fallback = pieces(encoder.bytes), fallback_ids(encoder)
+    behind = set(fallback)
+    ids = {spelled[id]: id for id in fallback}
+    ids |= {
+        data: id for id, data in reversed(list(enumerate(spelled))) if data and id not in behind
+    }
     return ids
+
+
+def fallback_ids(encoder: TextEncoder) -> list[int]:
+    """The byte-fallback tokens of a vocabulary (`<0x41>`), from high ids to low ones."""
+    ids = np.flatnonzero(encoder.bytes.lengths == 1)[::-1].tolist()
+    names = encoder.tokenizer.convert_ids_to_tokens(ids)
+    return [id for id, name in zip(ids, names, strict=True) if name.startswith("<0x")]
 
 
 def spell_tokens(

@@ -1,12 +1,18 @@
 """Two vocabularies side by side: shared tokens, nearest tokens, spellings. Arrays only."""
 
+import hashlib
 from functools import cached_property
 
 import numpy as np
 
-from crosstill.align.spellings import Ragged, lowest_ids, pieces, spell_tokens
+from crosstill.align.nearest import nearest
+from crosstill.align.spellings import Ragged, fallback_ids, lowest_ids, pieces, spell_tokens
+from crosstill.cache import cached_ids
 from crosstill.text.bytes import TokenBytes
 from crosstill.text.encode import TextEncoder
+
+_MAP_VERSION = b"1"
+"""Part of a cached map's name: another number makes all maps anew."""
 
 
 class VocabularyPair:
@@ -45,6 +51,15 @@ class VocabularyPair:
         """
         return self._shared
 
+    def mined(self) -> np.ndarray:
+        """The student token nearest to each teacher token, int64 [Vt]; -1 where there is none.
+
+        The one with the same bytes; else the one with the least edit distance over bytes, the
+        lowest id on ties. A special token goes to the student's of its role, and has none
+        otherwise. Kept on disk in `crosstill.cache`, by the content of both vocabularies.
+        """
+        return self._mined
+
     def teacher_spelled(self) -> Ragged:
         """Every teacher token in student tokens: offsets int64 [Vt+1] and student ids int64.
 
@@ -66,6 +81,24 @@ class VocabularyPair:
         back = special_targets(self._teacher, self._student)
         pairs += [(id, other) for id, other in there.items() if back.get(other) == id]
         return _frozen(np.array(sorted(pairs), np.int64).reshape(-1, 2))
+
+    @cached_property
+    def _mined(self) -> np.ndarray:
+        digest = hashlib.sha256(_MAP_VERSION)
+        for encoder in (self._student, self._teacher):
+            digest.update(_content(encoder))
+        digest.update(repr(sorted(special_targets(self._teacher, self._student).items())).encode())
+        name = f"mined-{digest.hexdigest()[:32]}"
+        return _frozen(cached_ids(name, len(self.teacher_bytes), self._make_mined))
+
+    def _make_mined(self) -> np.ndarray:
+        ids, teacher = lowest_ids(self._student), pieces(self.teacher_bytes)
+        found = np.array([ids.get(data, -1) for data in teacher], np.int64)
+        open_ = [v for v, data in enumerate(teacher) if data and found[v] < 0]
+        found[open_] = nearest([teacher[v] for v in open_], ids)
+        for v, u in special_targets(self._teacher, self._student).items():
+            found[v] = u
+        return found
 
     @cached_property
     def _teacher_spelled(self) -> Ragged:
@@ -117,6 +150,16 @@ def _ids_by_role(encoder: TextEncoder) -> dict[str, tuple[int, ...]]:
         "bos": () if roles.bos is None else (roles.bos,),
         "unk": () if roles.unk is None else (roles.unk,),
     }
+
+
+def _content(encoder: TextEncoder) -> bytes:
+    """A hash of what every id spells, and of the ids that stand behind others."""
+    table = encoder.bytes
+    digest = hashlib.sha256(table.lengths.astype("<i8").tobytes())
+    digest.update(table.spell(np.arange(len(table))))
+    digest.update(np.packbits(table.special).tobytes())
+    digest.update(np.array(fallback_ids(encoder), "<i8").tobytes())
+    return digest.digest()
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
