@@ -45,9 +45,7 @@ from crosstill.functional.simct import (
     simct_loss,
 )
 from crosstill.functional.uld import uld_loss
-from crosstill.functional.xtoken import (
-    xtoken_loss,
-)
+from crosstill.functional.xtoken import xtoken_hybrid_loss, xtoken_loss
 
 __all__ = [
     "DIVERGENCES",
@@ -88,6 +86,7 @@ __all__ = [
     "chunk_kl_loss",
     "simct_loss",
     "xtoken_loss",
+    "xtoken_hybrid_loss",
     "Projection",
     "make_projection",
     "relaxed_pairs",

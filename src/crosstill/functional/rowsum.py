@@ -1,23 +1,17 @@
-"""Sums over rows of logits, a block of rows at a time, with the gradient made on the way.
+"""What losses over rows of logits have in common: safe distributions, checks, sums in blocks.
 
-Axes: N rows, V vocabulary. A loss over whole vocabularies needs many numbers for each logit; kept
-for the backward pass they would be several times the logits. Here each block's gradient is taken
-as soon as its value is known, so that nothing stays but the gradient itself.
+Axes: N rows, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from crosstill.errors import ConfigError
+from crosstill.functional.eager import rows_in_block, sum_eagerly
 from crosstill.functional.numerics import FLOOR, accumulation_dtype
-
-BLOCK_ELEMENTS = 1 << 23
-"""Numbers in one temporary of a block: 32 MiB of float32."""
 
 RowLosses = Callable[..., Sequence[Tensor]]
 """(learned blocks, then given blocks) -> values [n] to sum; the first alone has a gradient."""
@@ -46,9 +40,15 @@ def sum_rows(
         >>> total.item(), torch.autograd.grad(total, x)[0][0]
         (6.0, tensor([2., 2.]))
     """
-    rows = max(1, BLOCK_ELEMENTS // max(width, 1))
-    given = [one.detach() for one in given]
-    return cast("tuple[Tensor, ...]", _SumRows.apply(each, len(learned), rows, *learned, *given))
+    dtype = accumulation_dtype(*(one for one in learned))
+
+    def term(*block: Tensor) -> Tensor:
+        cast = [one.to(dtype) if one.is_floating_point() else one for one in block]
+        return torch.stack([value.sum().to(dtype) for value in each(*cast)])
+
+    rows = rows_in_block(width, learned[0].device)
+    total, *others = sum_eagerly(term, rows, *learned, *(one.detach() for one in given)).unbind()
+    return total, *(one.detach() for one in others)
 
 
 def log_distribution(
@@ -109,36 +109,3 @@ def check_temperature(temperature: float) -> None:
     """
     if not 0.0 < temperature < float("inf"):
         raise ConfigError(f"temperature must be above 0 and finite; got {temperature}")
-
-
-class _SumRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, each: RowLosses, learned: int, rows: int, *tensors: Tensor) -> Any:
-        dtype = accumulation_dtype(*(one for one in tensors if one.is_floating_point()))
-        wanted = [ctx.needs_input_grad[3 + i] for i in range(learned)]
-        gradients = [torch.empty_like(tensors[i]) if wanted[i] else None for i in range(learned)]
-        sums: list[Tensor] = []
-        for start in range(0, max(tensors[0].shape[0], 1), rows):
-            block = [one[start : start + rows].detach() for one in tensors]
-            sources = [block[i].requires_grad_() for i in range(learned) if wanted[i]]
-            with torch.enable_grad():
-                cast = [one.to(dtype) if one.is_floating_point() else one for one in block]
-                values = [value.sum() for value in each(*cast)]
-            if sources:
-                found = torch.autograd.grad(
-                    values[0], sources, allow_unused=True, materialize_grads=True
-                )
-                targets = [one for one in gradients if one is not None]
-                for target, part in zip(targets, found, strict=True):
-                    target[start : start + rows] = part
-            values = [value.detach() for value in values]
-            sums = [a + b for a, b in zip(sums, values, strict=True)] if sums else values
-        ctx.save_for_backward(*gradients)
-        ctx.mark_non_differentiable(*sums[1:])
-        return tuple(sums)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *outer: Tensor) -> Any:
-        found = [None if one is None else one * outer[0] for one in ctx.saved_tensors]
-        return (None, None, None, *found, *[None] * (len(ctx.needs_input_grad) - 3 - len(found)))

@@ -4,7 +4,7 @@ Axes: N chunks, Vs and Vt vocabularies, K teacher tokens that are compared.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from crosstill.errors import ConfigError
@@ -18,6 +18,7 @@ from crosstill.functional.rowsum import (
     row_kl,
     sum_rows,
 )
+from crosstill.functional.uld import sorted_l1
 
 LEAST = 2e-38
 """Projected mass below this, near the smallest float32, counts as this and gets no gradient."""
@@ -99,6 +100,71 @@ def xtoken_loss(
     return LossSum(total, count, {"exact": exact, "reached": reached, "compared": compared})
 
 
+def xtoken_hybrid_loss(
+    student_logits: Float[Tensor, "N Vs"],
+    teacher_logits: Float[Tensor, "N Vt"],
+    pairs: Int64[Tensor, "M 2"],
+    *,
+    matched_weight: float = 1.0,
+    unmatched_weight: float = 1.0,
+    temperature: float = 1.0,
+) -> LossSum:
+    r"""Sum a divergence over matched tokens and a sorted distance over all others.
+
+    Matched tokens are compared one by one, and their mass with that of the unmatched as one class
+    of its own. The probabilities of the unmatched tokens are sorted on both sides and subtracted:
+
+    .. math:: \tau^2 \Big( w_m \sum_{m} p_m \log\frac{p_m}{q_m}
+              + w_u \sum_r \big| p_{(r)} - q_{(r)} \big| \Big)
+
+    Args:
+        student_logits: as in `xtoken_loss`.
+        teacher_logits: as in `xtoken_loss`.
+        pairs: rows of student id and teacher id, one-to-one, from `relaxed_pairs`.
+        matched_weight: at least 0.
+        unmatched_weight: at least 0.
+        temperature: tau > 0.
+
+    Returns:
+        Nats for the first part, probability for the second; and the number of chunks.
+        `sums["matched"]` is the teacher's mass on matched tokens.
+
+    Raises:
+        ConfigError: shapes that do not fit, or an option out of range.
+
+    Numerics: as `forward_kl`; never negative.
+    Source: Sreenivas et al. 2026, arXiv:2605.21699, H-KL.
+    Oracle: tests/oracle/xtoken.py.
+
+    Example:
+        >>> both = torch.tensor([[0, 0]])
+        >>> teacher = torch.tensor([[0.75, 0.25]]).log()
+        >>> xtoken_hybrid_loss(torch.zeros(1, 2), teacher, both).total  # 0.1308 + |0.25 - 0.5|
+        tensor(0.3808)
+    """
+    check_hybrid(matched_weight, unmatched_weight, temperature)
+    check_rows(student_logits, teacher_logits, same_width=False)
+    student_ids, teacher_ids = pairs.unbind(-1)
+    others = [
+        _others(ids, logits.shape[1])
+        for ids, logits in ((student_ids, student_logits), (teacher_ids, teacher_logits))
+    ]
+
+    def rows(student: Tensor, teacher: Tensor) -> list[Tensor]:
+        log_q, log_p = (log_distribution(one, temperature) for one in (student, teacher))
+        left_q, left_p = log_q[:, others[0]], log_p[:, others[1]]
+        q = log_distribution(torch.cat([log_q[:, student_ids], _together(left_q)], -1))
+        p = log_distribution(torch.cat([log_p[:, teacher_ids], _together(left_p)], -1))
+        loss = matched_weight * row_kl(p, q)
+        loss = loss + unmatched_weight * sorted_l1(left_q.exp(), left_p.exp())
+        return [temperature**2 * loss, log_p[:, teacher_ids].exp().sum(-1)]
+
+    width = student_logits.shape[1] + teacher_logits.shape[1]
+    total, matched = sum_rows(rows, [student_logits], [teacher_logits], width=width)
+    count = total.new_full((), float(student_logits.shape[0]))
+    return LossSum(total, count, {"matched": matched})
+
+
 def project(q: Float[Tensor, "n Vs"], projection: Projection) -> Float[Tensor, "n Vt"]:
     """Carry rows of the student's mass over to the teacher's tokens.
 
@@ -125,6 +191,31 @@ def check_xtoken(top_k: int, tail: str, temperature: float) -> None:
         raise ConfigError(f"top_k must be at least 1; got {top_k}")
     check_tail(tail)
     check_temperature(temperature)
+
+
+def check_hybrid(matched_weight: float, unmatched_weight: float, temperature: float) -> None:
+    """Refuse options of the hybrid form out of range.
+
+    Raises:
+        ConfigError: with what came.
+    """
+    for name, weight in (("matched", matched_weight), ("unmatched", unmatched_weight)):
+        if not 0.0 <= weight < float("inf"):
+            raise ConfigError(f"{name}_weight must be at least 0 and finite; got {weight}")
+    if matched_weight == unmatched_weight == 0.0:
+        raise ConfigError("matched_weight and unmatched_weight are both 0; nothing is compared")
+    check_temperature(temperature)
+
+
+def _others(ids: Tensor, size: int) -> Tensor:
+    """The ids that are not among these; depends on the vocabularies alone."""
+    left = torch.ones(size, dtype=torch.bool, device=ids.device).index_fill(0, ids, False)
+    return left.nonzero().squeeze(-1)
+
+
+def _together(logits: Tensor) -> Tensor:
+    """One class for all of them; none where there is no column."""
+    return pooled(logits) if logits.shape[1] else logits
 
 
 def _divergence(

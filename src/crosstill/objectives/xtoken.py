@@ -8,8 +8,19 @@ from torch import Tensor
 
 from crosstill.errors import ConfigError
 from crosstill.functional.losses import LossSum
-from crosstill.functional.projection import Projection, check_projection, make_projection
-from crosstill.functional.xtoken import check_xtoken, xtoken_loss
+from crosstill.functional.projection import (
+    Projection,
+    check_projection,
+    check_threshold,
+    make_projection,
+    relaxed_pairs,
+)
+from crosstill.functional.xtoken import (
+    check_hybrid,
+    check_xtoken,
+    xtoken_hybrid_loss,
+    xtoken_loss,
+)
 from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores
 from crosstill.objectives.chunked import (
     TEACHER_ROWS,
@@ -20,6 +31,8 @@ from crosstill.objectives.chunked import (
 )
 from crosstill.objectives.pair import Pair
 
+MODES = ("projection", "hybrid")
+
 
 @dataclass(frozen=True)
 class XtokenOptions:
@@ -29,11 +42,15 @@ class XtokenOptions:
         ConfigError: a value is outside its range.
     """
 
+    mode: str = field(
+        default="projection",
+        metadata={"help": "projection, or hybrid: matched tokens one by one, the others sorted"},
+    )
     top_k: int = field(
-        default=512, metadata={"help": "teacher tokens that are compared one by one"}
+        default=512, metadata={"help": "projection: teacher tokens that are compared one by one"}
     )
     tail: str = field(
-        default="pool", metadata={"help": "pool all other tokens into one class, or drop them"}
+        default="pool", metadata={"help": "projection: pool all other tokens, or drop them"}
     )
     decay: float = field(
         default=0.1, metadata={"help": "weight of each further piece of a token spelled in several"}
@@ -41,6 +58,11 @@ class XtokenOptions:
     max_pieces: int = field(
         default=4, metadata={"help": "student tokens that take more pieces are unmapped"}
     )
+    match_threshold: float = field(
+        default=0.6, metadata={"help": "hybrid: least weight at which a token counts as matched"}
+    )
+    matched_weight: float = field(default=1.0, metadata={"help": "hybrid: of the matched tokens"})
+    unmatched_weight: float = field(default=1.0, metadata={"help": "hybrid: of all others"})
     temperature: float = field(
         default=1.0, metadata={"help": "softens both distributions; the loss keeps its scale"}
     )
@@ -48,6 +70,10 @@ class XtokenOptions:
     def __post_init__(self) -> None:
         check_xtoken(self.top_k, self.tail, self.temperature)
         check_projection(self.decay, self.max_pieces)
+        check_threshold(self.match_threshold)
+        check_hybrid(self.matched_weight, self.unmatched_weight, self.temperature)
+        if self.mode not in MODES:
+            raise ConfigError(f"xtoken.mode must be one of {', '.join(MODES)}; got {self.mode!r}")
 
 
 class Xtoken(Objective):
@@ -65,6 +91,7 @@ class Xtoken(Objective):
     def __init__(self, options: XtokenOptions) -> None:
         super().__init__(options)
         self._projection: Projection | None = None
+        self._pairs: Tensor | None = None
 
     def prepare(self, pair: Pair) -> None:
         """Make the projection from the pair's shared tokens and spellings."""
@@ -77,6 +104,7 @@ class Xtoken(Objective):
             decay=self.options.decay,
             max_pieces=self.options.max_pieces,
         )
+        self._pairs = relaxed_pairs(self._projection, self.options.match_threshold)
 
     def count(self, batch: PairBatch, signal: Signal) -> Float[Tensor, ""]:
         """Count the chunks that both models predict."""
@@ -93,28 +121,41 @@ class Xtoken(Objective):
             ConfigError: `prepare` was not called.
         """
         rows = rows_of_chunks(batch)
-        projection = self._known(rows.batch.device)
+        projection, pairs = self._known(rows.batch.device)
         blocks = (student.rows(rows.batch, rows.student_row), rows.batch, rows.teacher_row)
-        return add_up(
-            [
-                xtoken_loss(
-                    logits,
-                    signal.rows(row, position),
-                    projection,
-                    top_k=self.options.top_k,
-                    tail=self.options.tail,
-                    temperature=self.options.temperature,
-                )
-                for logits, row, position in zip(
-                    *(one.split(TEACHER_ROWS) for one in blocks), strict=True
-                )
-            ]
+        parts = []
+        for logits, row, position in zip(*(one.split(TEACHER_ROWS) for one in blocks), strict=True):
+            teacher = signal.rows(row, position)
+            parts.append(self._compare(logits, teacher, projection, pairs))
+        return add_up(parts)
+
+    def _compare(
+        self, student: Tensor, teacher: Tensor, projection: Projection, pairs: Tensor
+    ) -> LossSum:
+        options = self.options
+        if options.mode == "hybrid":
+            return xtoken_hybrid_loss(
+                student,
+                teacher,
+                pairs,
+                matched_weight=options.matched_weight,
+                unmatched_weight=options.unmatched_weight,
+                temperature=options.temperature,
+            )
+        return xtoken_loss(
+            student,
+            teacher,
+            projection,
+            top_k=options.top_k,
+            tail=options.tail,
+            temperature=options.temperature,
         )
 
-    def _known(self, device: torch.device) -> Projection:
-        if self._projection is None:
+    def _known(self, device: torch.device) -> tuple[Projection, Tensor]:
+        if self._projection is None or self._pairs is None:
             raise ConfigError(
                 "objective 'xtoken' does not know the vocabularies; call Mix.prepare(pair) first"
             )
-        self._projection = self._projection.to(device)
-        return self._projection
+        if self._pairs.device != device:
+            self._projection, self._pairs = self._projection.to(device), self._pairs.to(device)
+        return self._projection, self._pairs
