@@ -129,8 +129,13 @@ def dtw_path(
             "student: there is nothing to align. Leave that row out."
         )
     low, high = window or (np.zeros(rows, np.int64), np.full(rows, columns, np.int64))
-    weights = (np.ascontiguousarray(w, np.float64) for w in (teacher_weight, student_weight))
-    given = (distances.unique, distances.teacher, distances.student, *weights)
+    given = (
+        distances.unique,
+        distances.teacher,
+        distances.student,
+        np.ascontiguousarray(teacher_weight, np.float64),
+        np.ascontiguousarray(student_weight, np.float64),
+    )
     compiled = _compiled()
     if compiled:
         teacher, student, cost = compiled.path(*given, low, high)

@@ -4,9 +4,8 @@ A symbol is a byte or a character of what a token spells. A special token spells
 has to be aligned it is one symbol of its own, the same on both sides for tokens of one role.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -15,45 +14,25 @@ _SPECIAL = (
 )
 
 
-class Spelled(Protocol):
-    """What each id of a vocabulary spells; `text.bytes.TokenBytes` is one."""
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """int32 [V], bytes."""
-        ...
-
-    @property
-    def special(self) -> np.ndarray:
-        """Bool [V]."""
-        ...
-
-    def token(self, id: int) -> bytes:
-        """The bytes of one id; empty for special tokens."""
-        ...
-
-
-def byte_strings(table: Spelled, *, drop_spaces: bool = False) -> list[str]:
+def byte_strings(tokens: Sequence[bytes], *, drop_spaces: bool = False) -> list[str]:
     """Every token as a string whose characters U+0000 to U+00FF stand for its bytes.
 
     Args:
-        table: The vocabulary.
+        tokens: What each id spells; nothing for special tokens.
         drop_spaces: Leave every ASCII space out, as CDM's released code does.
 
     Returns:
         V strings; empty for special tokens.
     """
-    return [text.replace(" ", "") if drop_spaces else text
-            for text in (data.decode("latin-1") for data in _pieces(table))]  # fmt: skip
+    return _strings((data.decode("latin-1") for data in tokens), drop_spaces)
 
 
-def character_strings(table: Spelled, *, drop_spaces: bool = False) -> list[str]:
+def character_strings(tokens: Sequence[bytes], *, drop_spaces: bool = False) -> list[str]:
     """Every token as its characters; a byte that is no valid UTF-8 is a symbol of its own.
 
     So the pieces of a character that was cut differ from one another and from every character.
     """
-    decoded = (data.decode("utf-8", "surrogateescape") for data in _pieces(table))
-    return [text.replace(" ", "") if drop_spaces else text for text in decoded]
+    return _strings((data.decode("utf-8", "surrogateescape") for data in tokens), drop_spaces)
 
 
 def with_specials(
@@ -134,8 +113,8 @@ def symbol_table(student: Sequence[str], teacher: Sequence[str]) -> SymbolTable:
     )
 
 
-def _pieces(table: Spelled) -> list[bytes]:
-    return [table.token(id) for id in range(len(table.lengths))]
+def _strings(texts: Iterable[str], drop_spaces: bool) -> list[str]:
+    return [text.replace(" ", "") if drop_spaces else text for text in texts]
 
 
 def _joined(strings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

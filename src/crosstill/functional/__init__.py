@@ -4,6 +4,7 @@ Nothing here knows a tokenizer, a model, a configuration or a process group. Log
 are in nats; every loss is a `LossSum`: a total and a count, to be divided once.
 """
 
+from crosstill.functional.cdm import cdm_loss
 from crosstill.functional.chunk import chunk_loglikelihood, merge_chunks
 from crosstill.functional.chunk_kl import (
     chunk_kl_loss,
@@ -63,6 +64,7 @@ __all__ = [
     "LossSum",
     "alm_loss",
     "binarised_divergence",
+    "cdm_loss",
     "boundary_logmass",
     "chunk_loglikelihood",
     "chunk_rows",

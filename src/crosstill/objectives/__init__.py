@@ -14,6 +14,7 @@ from torch import Tensor
 from crosstill.errors import ConfigError
 from crosstill.objectives.alm import Alm, AlmOptions
 from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores, StudentStates
+from crosstill.objectives.cdm import Cdm
 from crosstill.objectives.chunk_kl import ChunkKl
 from crosstill.objectives.classical import CLASSICAL
 from crosstill.objectives.dskd import Dskd
@@ -22,6 +23,7 @@ from crosstill.objectives.mix import Mix, MixLoss
 from crosstill.objectives.pair import ModelFacts, Pair, VocabularyPair
 from crosstill.objectives.schedule import Schedule, plain_weight, read_weight
 from crosstill.objectives.seqkd import SeqKd
+from crosstill.objectives.prefix_kl import PrefixKl
 from crosstill.objectives.sft import Sft
 from crosstill.objectives.simct import Simct
 from crosstill.objectives.uld import Uld
@@ -220,8 +222,10 @@ def _unknown(kind: str, name: str, known: list[str]) -> str:
 
 
 register(Alm)
+register(Cdm)
 register(Dskd)
 register(Hidden)
+register(PrefixKl)
 register(SeqKd)
 register(Sft)
 for _classical in CLASSICAL:
