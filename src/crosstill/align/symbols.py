@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_SPECIAL = (
-    0xF0000  # private use: no token spells these characters but in "edit", where no special is
-)
+_SPECIAL = 0x100
+"""The first symbol that stands for no byte."""
 
 
 def byte_strings(tokens: Sequence[bytes], *, drop_spaces: bool = False) -> list[str]:
