@@ -1,0 +1,194 @@
+"""Which rows prefix KL reads and where in the trees their tokens stand: from the batch alone."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from crosstill.functional.prefix_kl import PrefixBlock, PrefixTables
+from crosstill.functional.rows import ChunkRows, chunk_rows
+
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class PrefixPlan:
+    """All chunks of a batch; N chunks, I inner rows, X exits, P splits. See `PrefixBlock`.
+
+    Attributes:
+        rows: the chunks.
+        inner_chunk: [I], the chunk an inner row is in; ascending.
+        inner_position: [I], its position.
+        inner_node: [I].
+        exit_node: [N], the node that the chunk before has reached; -1 where it has reached none.
+        split_chunk: [P], ascending.
+        split_depth: [P].
+        split_node: [P].
+        first: [N], the first teacher token of each chunk.
+        width: Tt, to number the teacher's positions.
+    """
+
+    rows: ChunkRows
+    inner_chunk: Int64[Tensor, " I"]
+    inner_position: Int64[Tensor, " I"]
+    inner_node: Int64[Tensor, " I"]
+    exit_node: Int64[Tensor, " N"]
+    split_chunk: Int64[Tensor, " P"]
+    split_depth: Int64[Tensor, " P"]
+    split_node: Int64[Tensor, " P"]
+    first: Int64[Tensor, " N"]
+    width: int
+
+    def __len__(self) -> int:
+        """How many student rows are covered."""
+        return len(self.rows.batch) + len(self.inner_chunk)
+
+    def blocks(self, chunks: int) -> list[PrefixBlock]:
+        """Cut the plan into blocks of so many chunks."""
+        count = len(self.rows.batch)
+        return [self._block(a, min(a + chunks, count)) for a in range(0, count, chunks)]
+
+    def _block(self, start: int, stop: int) -> PrefixBlock:
+        inner = _between(self.inner_chunk, start, stop)
+        split = _between(self.split_chunk, start, stop)
+        exits = start + (self.exit_node[start:stop] >= 0).nonzero().squeeze(1)
+        rows = self.rows
+        batch, own = rows.batch[start:stop], rows.teacher_row[start:stop]
+        of_split = self.split_chunk[split]
+        keys = torch.cat(
+            [
+                batch * self.width + own,
+                rows.batch[exits] * self.width + rows.teacher_row[exits - 1],
+                rows.batch[of_split] * self.width
+                + rows.teacher_row[of_split]
+                + self.split_depth[split],
+            ]
+        )
+        keys, place = torch.unique(keys, return_inverse=True)
+        at_start, at_exit, at_split = place.split([stop - start, len(exits), len(of_split)])
+        of_inner = self.inner_chunk[inner] - start
+        return PrefixBlock(
+            student=(
+                torch.cat([batch, batch[of_inner]]),
+                torch.cat([rows.student_row[start:stop], self.inner_position[inner]]),
+            ),
+            teacher=(keys // self.width, keys % self.width),
+            start_teacher=at_start,
+            inner_teacher=at_start[of_inner],
+            inner_node=self.inner_node[inner],
+            exit_start=exits - start,
+            exit_teacher=at_exit,
+            exit_node=self.exit_node[exits],
+            split_start=of_split - start,
+            split_first=self.first[of_split],
+            split_teacher=at_split,
+            split_node=self.split_node[split],
+            split_depth=self.split_depth[split],
+        )
+
+
+def plan_prefixes(
+    student_ids: Int64[Tensor, "B Ts"],
+    teacher_ids: Int64[Tensor, "B Tt"],
+    teacher_mask: Int64[Tensor, "B Tt"],
+    student_chunk: Int64[Tensor, "B Ts"],
+    teacher_chunk: Int64[Tensor, "B Tt"],
+    tables: PrefixTables,
+) -> PrefixPlan:
+    """Follow every chunk's tokens through the trees.
+
+    Args:
+        student_ids: the student's tokens.
+        teacher_ids: the teacher's.
+        teacher_mask: 1 where a teacher token stands.
+        student_chunk: chunk of each student token, -1 outside.
+        teacher_chunk: chunk of each teacher token.
+        tables: of the two vocabularies.
+    """
+    rows = chunk_rows(student_chunk, teacher_chunk)
+    first = teacher_ids[rows.batch, rows.teacher_row + 1]
+    inner, nodes = _inner(rows, student_ids, student_chunk, first, tables)
+    chunk, depth = inner.nonzero(as_tuple=True)
+    split_chunk, split_depth, split_node = _splits(rows, teacher_ids, teacher_mask, tables)
+    return PrefixPlan(
+        rows,
+        chunk,
+        rows.student_row[chunk] + depth + 1,
+        nodes[chunk, depth],
+        _exits(rows, nodes, tables),
+        split_chunk,
+        split_depth,
+        split_node,
+        first,
+        teacher_ids.shape[1],
+    )
+
+
+def _inner(
+    rows: ChunkRows,
+    student_ids: Int64[Tensor, "B Ts"],
+    student_chunk: Int64[Tensor, "B Ts"],
+    first: Int64[Tensor, " N"],
+    tables: PrefixTables,
+) -> tuple[Bool[Tensor, "N D"], Int64[Tensor, "N D"]]:
+    """Tell behind which tokens of a chunk the text is inside the chunk's first teacher token."""
+    longest = int(rows.student_length.max()) if len(first) else 0
+    step = torch.arange(longest, device=first.device)
+    batch = rows.batch[:, None]
+    position = (rows.student_row[:, None] + 1 + step).clamp(max=student_ids.shape[1] - 1)
+    held = student_chunk[batch, position] == rows.chunk[:, None]
+    held &= step < rows.student_length[:, None]
+    tokens = torch.where(held, student_ids[batch, position], -1)
+    nodes = tables.starts.walk(tokens)
+    spelled = tables.student_bytes[tokens.clamp(min=0)].cumsum(1)
+    inside = spelled < tables.teacher_bytes[first][:, None]
+    more = torch.nn.functional.pad(held[:, 1:], (0, 1))
+    return more & inside & (nodes > 0), nodes
+
+
+def _exits(
+    rows: ChunkRows, nodes: Int64[Tensor, "N D"], tables: PrefixTables
+) -> Int64[Tensor, " N"]:
+    """For each chunk, the node that the chunk just before it reached, if its token may go on."""
+    none = torch.full_like(rows.batch, -1)
+    if len(none) < 2:
+        return none
+    reached = nodes.gather(1, (rows.student_length - 1)[:, None]).squeeze(1)[:-1]
+    tree = tables.starts
+    may_go_on = (reached > 0) & (tree.child[reached + 1] > tree.child[reached])
+    next_to = (
+        (rows.batch[1:] == rows.batch[:-1])
+        & (rows.student_row[1:] == rows.student_end[:-1])
+        & (rows.teacher_row[1:] == rows.teacher_end[:-1])
+        & (rows.teacher_length[:-1] == 1)
+    )
+    none[1:] = torch.where(may_go_on & next_to, reached, -1)
+    return none
+
+
+def _splits(
+    rows: ChunkRows,
+    teacher_ids: Int64[Tensor, "B Tt"],
+    teacher_mask: Int64[Tensor, "B Tt"],
+    tables: PrefixTables,
+) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"], Int64[Tensor, " P"]]:
+    """The chunks, depths and nodes at which tokens of several teacher tokens part."""
+    step = torch.arange(1, tables.above.shape[1], device=teacher_ids.device)
+    position = rows.teacher_row[:, None] + step
+    inside = position < teacher_ids.shape[1]
+    position = position.clamp(max=teacher_ids.shape[1] - 1)
+    batch = rows.batch[:, None]
+    inside &= teacher_mask[batch, position] > 0
+    tokens = torch.where(inside, teacher_ids[batch, position], -1)
+    tree = tables.longer
+    nodes = tree.walk(tokens)
+    part = (nodes > 0) & (tree.child[nodes.clamp(min=0) + 1] > tree.child[nodes.clamp(min=0)])
+    chunk, depth = part.nonzero(as_tuple=True)
+    return chunk, depth + 1, nodes[chunk, depth]
+
+
+def _between(values: Int64[Tensor, " E"], start: int, stop: int) -> slice:
+    """The slice of ascending values from `start` on and below `stop`."""
+    low, high = torch.searchsorted(values, values.new_tensor([start, stop])).tolist()
+    return slice(low, high)

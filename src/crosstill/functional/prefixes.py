@@ -1,0 +1,157 @@
+"""Trees of spellings as tensors, and a teacher's mass below any of their nodes.
+
+Axes: N nodes or rows that are asked for, M nodes of a tree, V ids, K places in a tree's order.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from crosstill.functional.numerics import accumulation_dtype
+
+
+@dataclass(frozen=True)
+class PrefixTree:
+    """The prefixes of a vocabulary's spellings, as `crosstill.align.prefixes.PrefixTable`.
+
+    Attributes:
+        order: ids, sorted by spelling.
+        low: first place in `order` below each node.
+        high: one past the last.
+        end: one past the places that are spelled by the node's prefix itself.
+        token: the last token of each prefix; -1 for the root, node 0.
+        child: the children of node n are the nodes `child[n]` to `child[n + 1]`.
+        keys: (parent, token) of nodes 1 to M as one ascending number.
+        width: above every token.
+    """
+
+    order: Int64[Tensor, " K"]
+    low: Int64[Tensor, " M"]
+    high: Int64[Tensor, " M"]
+    end: Int64[Tensor, " M"]
+    token: Int64[Tensor, " M"]
+    child: Int64[Tensor, " M1"]
+    keys: Int64[Tensor, " M0"]
+    width: int
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Tensor]) -> "PrefixTree":
+        """Make a tree of the arrays of a `PrefixTable`, by name."""
+        width = int(arrays["token"].max()) + 2
+        names = ("order", "low", "high", "end", "token", "child")
+        keys = arrays["parent"][1:] * width + arrays["token"][1:]
+        return cls(**{name: arrays[name] for name in names}, keys=keys, width=width)
+
+    def to(self, device: torch.device) -> "PrefixTree":
+        """Move the tree to a device."""
+        if self.order.device == device:
+            return self
+        names = ("order", "low", "high", "end", "token", "child", "keys")
+        return PrefixTree(*(getattr(self, name).to(device) for name in names), self.width)
+
+    def follow(self, node: Int64[Tensor, " N"], token: Int64[Tensor, " N"]) -> Int64[Tensor, " N"]:
+        """Find the child that a token leads to; -1 where there is none, or no node to start at."""
+        key = node * self.width + token
+        place = torch.searchsorted(self.keys, key).clamp(max=max(len(self.keys) - 1, 0))
+        if not len(self.keys):
+            return torch.full_like(node, -1)
+        known = (node >= 0) & (token >= 0) & (token < self.width) & (self.keys[place] == key)
+        return torch.where(known, place + 1, -1)
+
+    def walk(self, tokens: Int64[Tensor, "N D"]) -> Int64[Tensor, "N D"]:
+        """Find the node after each token of each row; -1 from the first step that leads nowhere.
+
+        Args:
+            tokens: -1 past a row's end.
+        """
+        node, found = tokens.new_zeros(tokens.shape[0]), []
+        for depth in range(tokens.shape[1]):
+            node = self.follow(node, tokens[:, depth])
+            found.append(node)
+        return torch.stack(found, 1) if found else tokens
+
+    def children(
+        self, node: Int64[Tensor, " N"]
+    ) -> tuple[Int64[Tensor, " E"], Int64[Tensor, " E"]]:
+        """List all children of all nodes: which node of the list owns it, and the child."""
+        return spans(self.child[node], self.child[node + 1])
+
+
+def spans(
+    start: Int64[Tensor, " N"], stop: Int64[Tensor, " N"]
+) -> tuple[Int64[Tensor, " E"], Int64[Tensor, " E"]]:
+    """List the numbers of many half-open spans one after the other, and whose each is.
+
+    Example:
+        >>> spans(torch.tensor([3, 7]), torch.tensor([5, 8]))
+        (tensor([0, 0, 1]), tensor([3, 4, 7]))
+    """
+    count = stop - start
+    owner = torch.repeat_interleave(torch.arange(len(start), device=start.device), count)
+    before = torch.cumsum(count, 0) - count
+    place = torch.arange(len(owner), device=start.device) - before[owner] + start[owner]
+    return owner, place
+
+
+class TeacherMass:
+    """The teacher's mass below any node of a tree, for some rows of its logits.
+
+    Args:
+        logits: [R, Vt].
+        tree: how the teacher's tokens are spelled by the student's.
+        temperature: of the softmax.
+        top_k: only so many tokens of each row are known; None: all.
+
+    Numerics: one cumulative sum in float64 for each row, so that small masses survive.
+    """
+
+    def __init__(
+        self,
+        logits: Float[Tensor, "R V"],
+        tree: PrefixTree,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+    ) -> None:
+        wide = logits.detach().to(accumulation_dtype(logits))
+        probability = torch.softmax(wide / temperature, -1)
+        if top_k is not None and top_k < probability.shape[1]:
+            kept = probability.topk(top_k, -1)
+            probability = torch.zeros_like(probability).scatter_(1, kept.indices, kept.values)
+        self._probability = probability
+        self._tree = tree
+        self._partial = top_k is not None
+        below = probability[:, tree.order].double().cumsum(1)
+        self._sum = torch.nn.functional.pad(below, (1, 0))
+
+    @property
+    def whole(self) -> Float[Tensor, " R"]:
+        """What counts as the whole: all that can be spelled, or 1 where not all tokens are known.
+
+        A teacher's tokens without a spelling (control tokens that the student lacks) are left out.
+        """
+        total = self._sum[:, -1]
+        return torch.ones_like(total) if self._partial else total.clamp(min=1e-37)
+
+    def below(self, row: Int64[Tensor, " N"], node: Int64[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """The mass of the tokens whose spelling begins with the node's prefix."""
+        return self._sum[row, self._tree.high[node]] - self._sum[row, self._tree.low[node]]
+
+    def ends(self, row: Int64[Tensor, " N"], node: Int64[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """The mass of the tokens that the node's prefix spells."""
+        return self._sum[row, self._tree.end[node]] - self._sum[row, self._tree.low[node]]
+
+    def token(self, row: Int64[Tensor, " N"], id: Int64[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """The mass of one token."""
+        return self._probability[row, id].double()
+
+    def starts(self) -> tuple[Int64[Tensor, " C"], Float[Tensor, "R C"]]:
+        """All tokens that a spelling may begin with, and the mass that begins so in every row."""
+        first, last = self._tree.child[0], self._tree.child[1]
+        nodes = torch.arange(len(self._tree.low), device=first.device)
+        nodes = nodes[(nodes >= first) & (nodes < last)]
+        mass = self._sum[:, self._tree.high[nodes]] - self._sum[:, self._tree.low[nodes]]
+        return self._tree.token[nodes], mass

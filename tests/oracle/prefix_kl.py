@@ -1,0 +1,152 @@
+"""Prefix KL by brute force: every sum runs over the whole vocabulary, in float64, by loops."""
+
+import math
+
+import numpy as np
+
+
+def softmax(row):
+    row = np.asarray(row, float)
+    exp = np.exp(row - row.max())
+    return exp / exp.sum()
+
+
+def divergence(wanted, found):
+    """KL of two lists of masses; the lists need not sum to one."""
+    return sum(
+        p * (math.log(p) - math.log(max(q, 1e-37)))
+        for p, q in zip(wanted, found, strict=True)
+        if p > 0
+    )
+
+
+def begins(whole, prefix):
+    return whole[: len(prefix)] == prefix
+
+
+class PrefixKl:
+    """Spellings are lists of tuples, one for each id; () where a token cannot be spelled."""
+
+    def __init__(self, teacher_spelled, student_spelled, student_bytes, teacher_bytes):
+        self.seg, self.back = teacher_spelled, student_spelled
+        self.student_bytes, self.teacher_bytes = student_bytes, teacher_bytes
+        starts = {s[0] for s in self.seg if s}
+        self.kind = []
+        for u, spelled in enumerate(student_spelled):
+            if u in starts:
+                self.kind.append(u)
+            elif spelled and self.seg[spelled[0]]:
+                self.kind.append(self.seg[spelled[0]][0])
+            else:
+                self.kind.append(None)
+        self.pooled = [k is not None and k != u for u, k in enumerate(self.kind)]
+
+    def mass(self, p, prefix, exact=False):
+        return sum(
+            p[v]
+            for v, s in enumerate(self.seg)
+            if s and (s == prefix if exact else begins(s, prefix))
+        )
+
+    def run(self, student, teacher, student_ids, teacher_ids, student_chunk, teacher_chunk):
+        """(total, count) of one sequence; logits [Ts, Vs] and [Tt, Vt]."""
+        chunks, total, count = self.chunks(student_chunk, teacher_chunk), 0.0, 0
+        for n, (s, t) in enumerate(chunks):
+            before = chunks[n - 1] if n else None
+            part, rows = self.chunk(s, t, before, student, teacher, student_ids, teacher_ids)
+            total, count = total + part, count + rows
+        return total, count
+
+    def chunks(self, student_chunk, teacher_chunk):
+        found = []
+        for k in range(max([*student_chunk, *teacher_chunk, -1]) + 1):
+            s = [i for i, c in enumerate(student_chunk) if c == k]
+            t = [i for i, c in enumerate(teacher_chunk) if c == k]
+            if s and t and s[0] > 0 and t[0] > 0:
+                found.append((s, t))
+        return found
+
+    def target(self, s, t, before, teacher, student_ids):
+        """Masses by class at the start of a chunk, and the share of the teacher's row in them."""
+        p = softmax(teacher[t[0] - 1])
+        whole = sum(p[v] for v, spelled in enumerate(self.seg) if spelled)
+        wanted = {}
+        for v, spelled in enumerate(self.seg):
+            if spelled:
+                wanted[spelled[0]] = wanted.get(spelled[0], 0.0) + p[v] / whole
+        share = 1.0
+        if before and before[0][-1] == s[0] - 1 and before[1][-1] == t[0] - 1:
+            prefix = tuple(student_ids[i] for i in before[0])
+            longer = {spelled[: len(prefix) + 1] for spelled in self.seg
+                      if begins(spelled, prefix) and len(spelled) > len(prefix)}  # fmt: skip
+            if len(before[1]) == 1 and longer:
+                old = softmax(teacher[before[1][0] - 1])
+                here = self.mass(old, prefix)
+                share = self.mass(old, prefix, exact=True) / here
+                wanted = {u: share * value for u, value in wanted.items()}
+                for path in longer:
+                    kind = self.kind[path[-1]]
+                    if kind is not None:
+                        wanted[kind] = wanted.get(kind, 0.0) + self.mass(old, path) / here
+        return wanted, share * p / whole
+
+    def chunk(self, s, t, before, student, teacher, student_ids, teacher_ids):
+        wanted, own = self.target(s, t, before, teacher, student_ids)
+        q = softmax(student[s[0] - 1])
+        found = [sum(q[u] for u, kind in enumerate(self.kind) if kind == c) for c in wanted]
+        total, rows = divergence(wanted.values(), found), 1
+        p = softmax(teacher[t[0] - 1])
+        first = teacher_ids[t[0]]
+        for j in range(1, len(s)):
+            prefix = tuple(student_ids[i] for i in s[:j])
+            if sum(self.student_bytes[u] for u in prefix) >= self.teacher_bytes[first]:
+                break
+            here = self.mass(p, prefix)
+            if not any(begins(spelled, prefix) for spelled in self.seg if spelled):
+                break
+            nexts = sorted({x[j] for x in self.seg if len(x) > j and begins(x, prefix)})
+            inside = softmax(student[s[j] - 1])
+            ps = [self.mass(p, (*prefix, u)) / here for u in nexts]
+            ps.append(self.mass(p, prefix, exact=True) / here)
+            qs = [inside[u] for u in nexts]
+            qs.append(sum(x for u, x in enumerate(inside) if u not in nexts))
+            total, rows = total + divergence(ps, qs), rows + 1
+        total += self.splits(t[0], teacher, teacher_ids, q, wanted, own)
+        return total, rows
+
+    def splits(self, at, teacher, teacher_ids, q, wanted, own):
+        """The terms that part the tokens which span several teacher tokens."""
+        total, path = 0.0, ()
+        for step in range(max(map(len, self.back)) - 1):
+            if at + step >= len(teacher_ids):
+                break
+            path = (*path, teacher_ids[at + step])
+            below = [u for u, x in enumerate(self.back) if self.pooled[u] and begins(x, path)]
+            branches = sorted(
+                {self.back[u][step + 1] for u in below if len(self.back[u]) > step + 1}
+            )
+            if not below:
+                break
+            if not branches:
+                continue
+            p = softmax(teacher[at + step])
+            if step == 0:
+                kind = self.seg[path[0]][0]
+                group = [u for u, c in enumerate(self.kind) if c == kind]
+                share = min(own[path[0]] / wanted[kind], 1.0)
+                rest_exists = True
+            else:
+                group, share = below, 1.0
+                rest_exists = any(self.back[u] == path for u in below)
+            ps = [share * p[v] for v in branches]
+            qs = [sum(q[u] for u in below if begins(self.back[u], (*path, v))) for v in branches]
+            whole = sum(q[u] for u in group)
+            scale = 1.0
+            if rest_exists:
+                ps.append(1.0 - sum(ps))
+                qs.append(whole - sum(qs))
+            else:
+                scale = sum(ps)
+                ps = [x / scale for x in ps]
+            total += scale * divergence(ps, [x / whole for x in qs])
+        return total
