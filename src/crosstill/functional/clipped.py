@@ -63,7 +63,7 @@ def dac_kl(
 
     Numerics: as `forward_kl`. With "pool" the loss is at most the forward KL.
     Source: Liu et al. 2024, arXiv:2407.10068, section 3.2, with bounds given in place of a network.
-    Oracle: tests/oracle/clipped.py.
+    Oracle: tests/oracle/classical.py.
 
     Example:
         >>> teacher = torch.tensor([[0.6, 0.3, 0.1]]).log()
@@ -120,7 +120,7 @@ def swapped_kl(
     Numerics: as `forward_kl`. The student set right gets no gradient. Of several likeliest tokens
     the lowest counts, unless the target is one of them.
     Source: Limantoro et al. 2025, arXiv:2504.20108, section 3.
-    Oracle: tests/oracle/clipped.py.
+    Oracle: tests/oracle/classical.py.
 
     Example:
         >>> teacher = torch.tensor([[0.6, 0.4]]).log()
