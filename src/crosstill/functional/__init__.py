@@ -32,8 +32,10 @@ from crosstill.functional.fused import (
     fused_head,
     head_logprobs,
 )
+from crosstill.functional.gold import ChunkTokens, GoldForm, gold_loss
 from crosstill.functional.hidden import HIDDEN_DISTANCES, hidden_loss
 from crosstill.functional.losses import LossSum, TeacherChunks, alm_loss, sft_loss, teacher_chunks
+from crosstill.functional.matching import MatchedColumns, match_columns
 from crosstill.functional.numerics import log1mexp
 from crosstill.functional.projection import (
     Projection,
@@ -75,6 +77,11 @@ __all__ = [
     "merge_chunks",
     "sft_loss",
     "token_logprobs",
+    "match_columns",
+    "MatchedColumns",
+    "gold_loss",
+    "GoldForm",
+    "ChunkTokens",
     "uld_loss",
     "adaptive_kl",
     "forward_kl",
