@@ -16,7 +16,6 @@ def llama(vocab_size: int, *, seed: int = 0, tied: bool = True, scale: float = 1
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocab_size,
-        hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
@@ -25,7 +24,7 @@ def llama(vocab_size: int, *, seed: int = 0, tied: bool = True, scale: float = 1
         initializer_range=0.1 * scale,
         bos_token_id=None,
         eos_token_id=None,
-        **{"max_position_embeddings": 512, **more},
+        **{"hidden_size": 32, "max_position_embeddings": 512, **more},
     )
     return LlamaForCausalLM(config).eval()
 

@@ -124,7 +124,7 @@ class Dskd(Objective):
                 f"dskd reads both heads, but the {side}'s cannot be told apart from its body (the "
                 "log says why). Choose an objective that does not need it, such as alm"
             )
-        shared = torch.from_numpy(pair.vocabulary.shared())
+        shared = torch.tensor(pair.vocabulary.shared())
         with_rows = shared < torch.tensor([pair.student.vocab_size, pair.teacher.vocab_size])
         shared = shared[with_rows.all(1)]  # a tokenizer may know more ids than its model
         options = _resolved(self.options, pair, len(shared))
