@@ -109,20 +109,24 @@ def compare_pairs(
     return LossSum((weight * each).sum(), weight.sum(), sums)
 
 
-def row_entropy(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
-    """Compute the entropy of the softmax of every row, in nats.
+def row_norm_entropy(
+    logits: Float[Tensor, "N V"],
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """Compute the log-sum-exp of every row and the entropy of its softmax, both in nats.
 
     Numerics: float32 at least; `-inf` counts as probability 0.
 
     Example:
-        >>> row_entropy(torch.zeros(1, 4))
-        tensor([1.3863])
+        >>> row_norm_entropy(torch.ones(1, 4))
+        (tensor([2.3863]), tensor([1.3863]))
     """
     logits = logits.to(accumulation_dtype(logits))
-    below = (logits - logits.amax(1, keepdim=True)).clamp_(min=FLOOR)
+    best = logits.amax(1, keepdim=True)
+    below = (logits - best).clamp_(min=FLOOR)
     share = below.exp()
     total = share.sum(1)
-    return total.log() - share.mul_(below).sum(1) / total
+    log_total = total.log()
+    return best.squeeze(1) + log_total, log_total - share.mul_(below).sum(1) / total
 
 
 def group_rows(

@@ -18,13 +18,14 @@ from crosstill.functional.rows import chunk_rows
 from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores
 from crosstill.objectives.cdm_groups import RowGroups, Spelling, chunked, responses, warped
 from crosstill.objectives.cdm_rows import (
-    HeldRows,
+    Logits,
     MappedGroups,
     Mapper,
+    group_facts,
     grouped_columns,
-    row_entropies,
-    spans,
-    teacher_entropies,
+    held_parts,
+    row_facts,
+    teacher_facts,
 )
 from crosstill.objectives.pair import Pair
 
@@ -171,26 +172,30 @@ class Cdm(Objective):
                 "cdm does not know the vocabularies yet; call prepare(pair), or Mix.prepare, first"
             )
         with torch.no_grad():
-            if self.options.alignment == "bytes":
-                groups = chunked(batch, rows=self.options.rows)
-                parts = _mapped(self._made.mapper, student, signal, groups)
-            else:
-                parts = self._warped(self._made, student, batch, signal)
-        found = _compared(student, parts, self.options.temperature)
+            make = self._chunked if self.options.alignment == "bytes" else self._warped
+            parts = make(self._made, student.logits.detach(), batch, signal)
+        found = _compared(student.logits, parts, self.options.temperature)
         return LossSum(found.total, self.count(batch, signal).to(found.total.dtype), found.sums)
 
-    def _warped(
-        self, made: _Prepared, student: StudentScores, batch: PairBatch, signal: Signal
+    def _chunked(
+        self, made: _Prepared, logits: Tensor, batch: PairBatch, signal: Signal
     ) -> list[MappedGroups]:
-        """Align each sequence by dynamic time warping, then map its groups."""
-        logits, options = student.logits.detach(), self.options
-        parts = []
+        """Map the tokens of each chunk."""
+        student, k, parts = Logits(logits), self.options.k, []
+        for part, held in held_parts(signal, chunked(batch, rows=self.options.rows), logits.device):
+            facts = row_facts(student, part.student, k), row_facts(held, part.teacher, k)
+            parts.append(made.mapper(held, part, facts))
+        return parts
+
+    def _warped(
+        self, made: _Prepared, logits: Tensor, batch: PairBatch, signal: Signal
+    ) -> list[MappedGroups]:
+        """Align each sequence by dynamic time warping, then map the tokens of its groups."""
+        options, student, k, parts = self.options, Logits(logits), self.options.k, []
         for own, other in responses(batch):
-            entropies, held = teacher_entropies(signal, other.entries(), logits.device)
-            of_student = row_entropies(
-                lambda row, position: logits[row, position], own.entries(), logits.device
-            )
-            both = torch.cat([of_student.to(entropies.dtype), entropies]).double().cpu().numpy()
+            of_student = row_facts(student, own.entries(), k)
+            of_teacher, held = teacher_facts(signal, other.entries(), k, logits.device)
+            both = torch.cat([of_student.entropy, of_teacher.entropy]).double().cpu().numpy()
             groups = warped(
                 own,
                 other,
@@ -200,48 +205,32 @@ class Cdm(Objective):
                 band=options.band,
                 rows=options.rows,
             )
-            parts += _mapped(made.mapper, student, signal, groups, held)
+            for part, rows in held_parts(signal, groups, logits.device, held):
+                facts = (
+                    group_facts(student, part.student, k, of_student, own.position),
+                    group_facts(rows, part.teacher, k, of_teacher, other.position),
+                )
+                parts.append(made.mapper(rows, part, facts))
         return parts
 
 
-def _mapped(
-    mapper: Mapper,
-    student: StudentScores,
-    signal: Signal,
-    groups: RowGroups,
-    held: HeldRows | None = None,
-) -> list[MappedGroups]:
-    """Map groups, in runs whose teacher rows may be held; `held` has all of them already."""
-    logits = student.logits.detach()
-    return [
-        mapper(logits, held or HeldRows(signal, part.teacher, logits.device), part)
-        for part in ([groups] if held else spans(groups, signal.vocab_size))
-    ]
-
-
-def _compared(student: StudentScores, parts: list[MappedGroups], temperature: float) -> LossSum:
+def _compared(logits: Tensor, parts: list[MappedGroups], temperature: float) -> LossSum:
     """Compare the pairs of all groups; the student's logits are taken out once, with the graph."""
-    logits = student.logits
-    none = logits.flatten()[:0].sum()
     if not parts:
-        return LossSum(none.to(accumulation_dtype(none)), none.detach())
+        nothing = logits.flatten()[:0].sum()
+        return LossSum(nothing.to(accumulation_dtype(nothing)), nothing.detach())
     widest = max(part.mapped.shape[1] for part in parts)
     parts = [part.widened(widest) for part in parts]
     groups = RowGroups.joined([part.groups for part in parts])
-    values = grouped_columns(
-        lambda row, position, ids: logits[row.unsqueeze(1), position.unsqueeze(1), ids],
-        groups.student,
-        torch.cat([part.student_ids for part in parts]),
-    )
+    ids = torch.cat([part.student_ids for part in parts])
+    values = grouped_columns(Logits(logits), groups.student, ids)
     weight = torch.from_numpy(groups.weight).to(values.dtype).to(values.device)
+    norms = [torch.cat([part.norms[side] for part in parts]) for side in (0, 1)]
     found = compare_pairs(
         values,
         torch.cat([part.teacher for part in parts]),
         torch.cat([part.mapped for part in parts]),
-        (
-            torch.cat([part.norms[0] for part in parts]),
-            torch.cat([part.norms[1] for part in parts]),
-        ),
+        (norms[0], norms[1]),
         temperature=temperature,
         weight=weight,
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from crosstill.align.dtw import Path, byte_window, dtw_path, entropy_weights, token_distances
-from crosstill.align.groups import Side, matched, path_groups
+from crosstill.align.groups import Side, matched, path_groups, ranges
 from crosstill.align.symbols import SymbolTable
 from crosstill.functional.numerics import accumulation_dtype
 from crosstill.functional.rows import chunk_rows, label_rows
@@ -34,10 +34,6 @@ class Entries:
     weight: np.ndarray
     starts: np.ndarray
 
-    def index(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """`batch` and `position` as tensors."""
-        return torch.from_numpy(self.batch).to(device), torch.from_numpy(self.position).to(device)
-
     def group(self, device: torch.device) -> Tensor:
         """The group of each entry, int64 [E]."""
         width = np.diff(self.starts)
@@ -56,6 +52,13 @@ class Entries:
             self.weight[start:stop],
             self.starts[first : last + 1] - start,
         )
+
+    def chosen(self, groups: np.ndarray) -> "Entries":
+        """The entries of some groups."""
+        width = np.diff(self.starts)[groups]
+        at = ranges(self.starts[groups], width)
+        starts = np.concatenate([[0], np.cumsum(width)])
+        return Entries(self.batch[at], self.position[at], self.weight[at], starts)
 
     @staticmethod
     def joined(parts: "Sequence[Entries]") -> "Entries":

@@ -3,7 +3,7 @@
 Nothing here has a graph. Axes: E entries of groups, G groups, K top tokens, P pairs, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from crosstill.align.candidates import CandidateMap
-from crosstill.functional.cdm import group_rows, row_entropy
+from crosstill.functional.cdm import group_rows, row_norm_entropy
 from crosstill.functional.embedspace import cosine_distance
 from crosstill.functional.numerics import accumulation_dtype
 from crosstill.functional.topk import top_ids
@@ -31,12 +31,36 @@ _HELD = 2**28
 _COMPARED = 64
 """Groups whose embeddings are compared at once."""
 
-Take = Callable[[Tensor, Tensor], Tensor]
-"""From sequences [n] and positions [n] to the rows of logits there, [n, V]."""
+
+class Logits:
+    """Rows of logits that are at hand.
+
+    Args:
+        logits: All of them.
+    """
+
+    def __init__(self, logits: Float[Tensor, "B T V"]) -> None:
+        self._logits = logits
+        self.device = logits.device
+
+    def take(self, row: np.ndarray, position: np.ndarray) -> Float[Tensor, "n V"]:
+        """Some rows; a stretch of one sequence is not copied."""
+        if len(row) and (row == row[0]).all() and _is_stretch(position):
+            return self._logits[int(row[0]), int(position[0]) : int(position[-1]) + 1]
+        return self._logits[self._index(row), self._index(position)]
+
+    def columns(
+        self, row: np.ndarray, position: np.ndarray, ids: Int64[Tensor, "n P"]
+    ) -> Float[Tensor, "n P"]:
+        """Some columns of each row, with the graph."""
+        return self._logits[self._index(row).unsqueeze(1), self._index(position).unsqueeze(1), ids]
+
+    def _index(self, numbers: np.ndarray) -> Tensor:
+        return torch.from_numpy(numbers).to(self.device)
 
 
 class HeldRows:
-    """Rows of the teacher's logits, made once.
+    """Rows of the teacher's logits, made once and held.
 
     Args:
         signal: The teacher's.
@@ -45,27 +69,58 @@ class HeldRows:
     """
 
     def __init__(self, signal: Signal, entries: Entries, device: torch.device) -> None:
-        row, position = entries.index(device)
-        order = torch.argsort(self._key(row, position))
-        self._keys = self._key(row, position)[order]
-        self._rows = signal.rows(row[order], position[order])
+        self.device = device
+        self._keys = np.unique((entries.batch << 32) + entries.position)
+        row, position = self._keys >> 32, self._keys & 0xFFFFFFFF
+        self._rows = signal.rows(
+            torch.from_numpy(row).to(device), torch.from_numpy(position).to(device)
+        )
 
-    def take(self, row: Int64[Tensor, " n"], position: Int64[Tensor, " n"]) -> Tensor:
-        """Some of them, [n, V]."""
-        return self._rows[self._at(row, position)]
+    def take(self, row: np.ndarray, position: np.ndarray) -> Float[Tensor, "n V"]:
+        """Some of them; a stretch is not copied."""
+        at = self._at(row, position)
+        if len(at) and _is_stretch(at):
+            return self._rows[int(at[0]) : int(at[-1]) + 1]
+        return self._rows[torch.from_numpy(at).to(self.device)]
 
     def columns(
-        self, row: Int64[Tensor, " n"], position: Int64[Tensor, " n"], ids: Int64[Tensor, "n P"]
+        self, row: np.ndarray, position: np.ndarray, ids: Int64[Tensor, "n P"]
     ) -> Float[Tensor, "n P"]:
         """Some columns of each."""
-        return self._rows[self._at(row, position).unsqueeze(1), ids]
+        at = torch.from_numpy(self._at(row, position)).to(self.device)
+        return self._rows[at.unsqueeze(1), ids]
 
-    def _at(self, row: Tensor, position: Tensor) -> Tensor:
-        return torch.searchsorted(self._keys, self._key(row, position))
+    def _at(self, row: np.ndarray, position: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._keys, (row << 32) + position)
+
+
+@dataclass(frozen=True, eq=False)
+class RowFacts:
+    """What is read of each of N rows of logits while it is in the cache.
+
+    Attributes:
+        top: The likeliest ids.
+        norm: Log-sum-exp.
+        entropy: Nats.
+    """
+
+    top: Int64[Tensor, "N K"]
+    norm: Float[Tensor, " N"]
+    entropy: Float[Tensor, " N"]
 
     @staticmethod
-    def _key(row: Tensor, position: Tensor) -> Tensor:
-        return (row << 32) + position
+    def joined(parts: "Sequence[RowFacts]") -> "RowFacts":
+        """Of several, one after the other."""
+        return RowFacts(
+            torch.cat([part.top for part in parts]),
+            torch.cat([part.norm for part in parts]),
+            torch.cat([part.entropy for part in parts]),
+        )
+
+    def at(self, index: np.ndarray) -> "RowFacts":
+        """Of some rows."""
+        chosen = torch.from_numpy(index).to(self.top.device)
+        return RowFacts(self.top[chosen], self.norm[chosen], self.entropy[chosen])
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,45 +167,30 @@ class Mapper:
     space: tuple[Float[Tensor, "Vs R"], Float[Tensor, "Vt R"]] | None
 
     def __call__(
-        self, student: Float[Tensor, "B Ts Vs"], teacher: HeldRows, groups: RowGroups
+        self, teacher: HeldRows, groups: RowGroups, facts: tuple[RowFacts, RowFacts]
     ) -> MappedGroups:
         """Pair the tokens of some groups.
 
         Args:
-            student: The student's logits.
             teacher: Rows of the teacher's, all that the groups hold among them.
             groups: The groups.
+            facts: Of each group's mean row, on the student's side and on the teacher's.
         """
-        device = student.device
-        student_top, student_norm = self._top(
-            lambda row, position: student[row, position], groups.student, device
-        )
-        teacher_top, teacher_norm = self._top(teacher.take, groups.teacher, device)
-        distance = self._distance(student_top, teacher_top)
-        found = self.maps(student_top.cpu().numpy(), teacher_top.cpu().numpy(), distance)
+        own, other = facts
+        device = own.top.device
+        distance = self._distance(own.top, other.top)
+        found = self.maps(own.top.cpu().numpy(), other.top.cpu().numpy(), distance)
         teacher_ids = torch.from_numpy(found.teacher_ids).to(device)
-        tops = torch.tensor([student_top.shape[1], teacher_top.shape[1]], device=device)
+        tops = torch.tensor([own.top.shape[1], other.top.shape[1]], device=device)
         pairs = torch.arange(teacher_ids.shape[1], device=device)
         return MappedGroups(
             groups,
             torch.from_numpy(found.student_ids).to(device),
-            grouped_columns(teacher.columns, groups.teacher, teacher_ids),
+            grouped_columns(teacher, groups.teacher, teacher_ids),
             pairs < torch.from_numpy(found.count).to(device).unsqueeze(1),
-            (student_norm, teacher_norm),
-            (torch.from_numpy(found.covered).to(device) / tops.clamp(min=1)).mean(1),
+            (own.norm, other.norm),
+            (torch.from_numpy(found.covered).to(device) / tops).mean(1),
         )
-
-    def _top(
-        self, take: Take, entries: Entries, device: torch.device
-    ) -> tuple[Int64[Tensor, "G K"], Float[Tensor, " G"]]:
-        """The top tokens of each group's mean row, and its log-sum-exp."""
-        ids, norms = [], []
-        for logits in _mean_rows(take, entries, device):
-            ids.append(top_ids(logits, self.k))
-            norms.append(logits.logsumexp(1))
-        if not ids:
-            return torch.zeros(0, 0, dtype=torch.int64), torch.zeros(0)
-        return torch.cat(ids), torch.cat(norms)
 
     def _distance(
         self, student_top: Int64[Tensor, "G K"], teacher_top: Int64[Tensor, "G K"]
@@ -166,62 +206,103 @@ class Mapper:
 
 
 def grouped_columns(
-    columns: Callable[[Tensor, Tensor, Tensor], Tensor],
-    entries: Entries,
-    ids: Int64[Tensor, "G P"],
+    source: Logits | HeldRows, entries: Entries, ids: Int64[Tensor, "G P"]
 ) -> Float[Tensor, "G P"]:
     """Some columns of each group's mean row, without the other columns.
 
     Args:
-        columns: From sequences [n], positions [n] and ids [n, P] to the logits there.
+        source: The logits.
         entries: The rows of each group.
         ids: The columns of each group.
     """
-    row, position = entries.index(ids.device)
     group = entries.group(ids.device)
-    values = columns(row, position, ids[group])
+    values = source.columns(entries.batch, entries.position, ids[group])
     return group_rows(values, group, entries.weights(values), len(ids))
 
 
-def row_entropies(take: Take, entries: Entries, device: torch.device) -> Float[Tensor, " E"]:
-    """The entropy of each row in nats, every row a group by itself."""
-    return torch.cat([row_entropy(rows) for rows in _mean_rows(take, entries, device)])
+def row_facts(source: Logits | HeldRows, entries: Entries, k: int) -> RowFacts:
+    """Read the mean row of each group, a block of rows at a time.
+
+    Args:
+        source: The logits.
+        entries: The rows of each group, at least one group.
+        k: Likeliest ids that are wanted.
+    """
+    return RowFacts.joined(
+        [
+            RowFacts(top_ids(logits, k), *row_norm_entropy(logits))
+            for logits in _mean_rows(source, entries)
+        ]
+    )
 
 
-def teacher_entropies(
-    signal: Signal, entries: Entries, device: torch.device
-) -> tuple[Float[Tensor, " E"], HeldRows | None]:
-    """The entropy of each of the teacher's rows, and the rows themselves if they may be held."""
+def group_facts(
+    source: Logits | HeldRows, entries: Entries, k: int, known: RowFacts, position: np.ndarray
+) -> RowFacts:
+    """As `row_facts`, where those of single rows are known: only groups of several are read.
+
+    Args:
+        source: As there.
+        entries: As there, of one sequence.
+        k: As there.
+        known: Of single rows.
+        position: int64, ascending, which rows these are.
+    """
+    found = known.at(np.searchsorted(position, entries.position[entries.starts[:-1]]))
+    several = np.flatnonzero(np.diff(entries.starts) > 1)
+    if len(several):
+        own = row_facts(source, entries.chosen(several), k)
+        at = torch.from_numpy(several).to(found.top.device)
+        found.top[at], found.norm[at] = own.top, own.norm
+    return found
+
+
+def teacher_facts(
+    signal: Signal, entries: Entries, k: int, device: torch.device
+) -> tuple[RowFacts, HeldRows | None]:
+    """The facts of the teacher's rows, and the rows themselves if all may be held at once."""
     found, held = [], None
-    for first, last in _runs(entries.starts, max(1, _HELD // signal.vocab_size)):
+    for first, last in _spans(entries, signal):
         part = entries.part(first, last)
         held = HeldRows(signal, part, device)
-        found.append(row_entropies(held.take, part, device))
-    return torch.cat(found), held if len(found) == 1 else None
+        found.append(row_facts(held, part, k))
+    return RowFacts.joined(found), held if len(found) == 1 else None
 
 
-def spans(groups: RowGroups, vocab_size: int) -> Iterator[RowGroups]:
-    """Cut groups into runs whose teacher rows may be held at once."""
-    for first, last in _runs(groups.teacher.starts, max(1, _HELD // vocab_size)):
-        yield groups.part(first, last)
-
-
-def _mean_rows(take: Take, entries: Entries, device: torch.device) -> Iterator[Tensor]:
-    """The mean rows of the groups in order, a block at a time, float32 at least."""
-    if len(entries.position) == 0:
+def held_parts(
+    signal: Signal, groups: RowGroups, device: torch.device, held: HeldRows | None = None
+) -> Iterator[tuple[RowGroups, HeldRows]]:
+    """Groups in runs whose teacher rows may be held at once; `held` has all of them already."""
+    if held is not None:
+        yield groups, held
         return
-    row, position = entries.index(device)
-    group = entries.group(device)
-    size = take(row[:1], position[:1]).shape[1]
-    block = max(1, (_CACHED if device.type == "cpu" else _LARGE) // size)
+    for first, last in _spans(groups.teacher, signal):
+        part = groups.part(first, last)
+        yield part, HeldRows(signal, part.teacher, device)
+
+
+def _spans(entries: Entries, signal: Signal) -> Iterator[tuple[int, int]]:
+    return _runs(entries.starts, max(1, _HELD // signal.vocab_size))
+
+
+def _mean_rows(source: Logits | HeldRows, entries: Entries) -> Iterator[Tensor]:
+    """The mean rows of the groups in order, a block at a time, float32 at least."""
+    size = source.take(entries.batch[:1], entries.position[:1]).shape[1]
+    block = max(1, (_CACHED if source.device.type == "cpu" else _LARGE) // size)
     for first, last in _runs(entries.starts, block):
-        start, stop = int(entries.starts[first]), int(entries.starts[last])
-        rows = take(row[start:stop], position[start:stop])
-        if stop - start == last - first:
+        part = entries.part(first, last)
+        rows = source.take(part.batch, part.position)
+        if len(part.batch) == last - first:
             yield rows.to(accumulation_dtype(rows))
         else:
-            weight = entries.weights(rows)[start:stop]
-            yield group_rows(rows, group[start:stop] - first, weight, last - first)
+            group = part.group(source.device)
+            yield group_rows(rows, group, part.weights(rows), last - first)
+
+
+def _is_stretch(numbers: np.ndarray) -> bool:
+    return int(numbers[-1]) - int(numbers[0]) == len(numbers) - 1 and bool(
+        (np.diff(numbers) == 1).all()
+    )
 
 
 def _runs(starts: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
