@@ -36,6 +36,7 @@ from crosstill.functional.gold import ChunkTokens, GoldForm, gold_loss
 from crosstill.functional.hidden import HIDDEN_DISTANCES, hidden_loss
 from crosstill.functional.losses import LossSum, TeacherChunks, alm_loss, sft_loss, teacher_chunks
 from crosstill.functional.matching import MatchedColumns, match_columns
+from crosstill.functional.mined import mined_loss
 from crosstill.functional.numerics import log1mexp
 from crosstill.functional.projection import (
     Projection,
@@ -75,6 +76,7 @@ __all__ = [
     "label_rows",
     "log1mexp",
     "merge_chunks",
+    "mined_loss",
     "sft_loss",
     "token_logprobs",
     "match_columns",

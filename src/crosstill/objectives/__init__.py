@@ -19,6 +19,7 @@ from crosstill.objectives.chunk_kl import ChunkKl
 from crosstill.objectives.classical import CLASSICAL
 from crosstill.objectives.dskd import Dskd
 from crosstill.objectives.hidden import Hidden
+from crosstill.objectives.mined import Mined
 from crosstill.objectives.mix import Mix, MixLoss
 from crosstill.objectives.pair import ModelFacts, Pair, VocabularyPair
 from crosstill.objectives.schedule import Schedule, plain_weight, read_weight
@@ -234,3 +235,4 @@ register(ChunkKl)
 register(Simct)
 register(Xtoken)
 register(Uld)
+register(Mined)
