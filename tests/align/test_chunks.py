@@ -138,6 +138,16 @@ def test_tokens_that_do_not_spell_the_text_are_refused():
             align_ids(text, student.encode(text), list(drift.encode()), student, teacher)
 
 
+@pytest.mark.parametrize("text", ["cats", "e\u0301"])
+@pytest.mark.parametrize("id", [-100, 1 << 20, 1 << 40])
+def test_an_id_of_no_token_is_named(text, id):
+    student, teacher = text_encoder(COMPOSING), text_encoder(BYTES)
+    ids = student.encode(text), [*teacher.encode(text)[:-1], id]
+    for sides in ((*ids, student, teacher), (*ids[::-1], teacher, student)):
+        with pytest.raises(TokenizerError, match=f"from 0 to .*got {id}"):
+            align_ids(text, *sides)
+
+
 def test_a_lone_surrogate_is_bad_data():
     with pytest.raises(DataError, match="surrogate"):
         align("a\ud83d", LEVEL, BYTES)

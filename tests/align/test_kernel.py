@@ -103,6 +103,14 @@ def test_tiled_reports_what_either_side_spells(function):
     assert (student_bytes, teacher_bytes) == (2, 1)
 
 
+@pytest.mark.parametrize("function", [kernel.tiled_chunk_ids_numpy, compiled.tiled_chunk_ids])
+@pytest.mark.parametrize("id", [2, 1 << 30])
+def test_tiled_reads_no_length_that_is_not_there(function, id):
+    lengths, ids = np.array([0, 1], np.int32), np.array([1, id], np.uintc)
+    with pytest.raises(IndexError):
+        function(ids, lengths, 0, ids[:1], lengths, 0)
+
+
 def test_import_is_cheap_and_needs_no_torch():
     code = (
         "import sys, crosstill.align.kernel as k; "

@@ -8,6 +8,7 @@ from tokenizers import Regex, normalizers
 from transformers import PreTrainedTokenizerFast
 
 import tiny_tokenizers as tiny
+from crosstill.text import charsets
 from crosstill.text.charsets import touched
 from crosstill.text.edges import compose, identity, substituted
 from crosstill.text.encode import text_encoder
@@ -134,6 +135,19 @@ def test_what_is_not_doubtful_stays(text: str, name: str) -> None:
     rules = getattr(normalizers, name)()
     if not touched(rules, joining=True).doubtful(text):
         assert rules.normalize_str(text) == text
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_doubtful_character_is_found_wherever_it_stands(compiled: bool, monkeypatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(charsets, "_compiled", lambda: None)
+    reach = touched(normalizers.NFC(), joining=True)
+    safe = "Z\u00e9\u6771\U0001f600"
+    for character in ("\u0344", "\ufb1d", "\U0002f81a", "\U0010ffff"):  # beyond the table as well
+        for at in range(len(safe) + 1):
+            assert reach.doubtful(safe[:at] + character + safe[at:])
+    assert not reach.doubtful(safe)
+    assert not reach.doubtful("")
 
 
 @settings(max_examples=200, deadline=None)

@@ -4,7 +4,7 @@ Bytes decide. Both sides spell the text; a chunk is a shortest run of tokens tha
 on both sides, at the same byte. Nothing is decoded, and no position or character offset is used.
 """
 
-import struct
+from array import array
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ class AlignedFraction:
     teacher_tokens: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen: that would be a tenth of the cost of aligning
 class Alignment:
     """How two tokenizations of one text meet.
 
@@ -151,26 +151,25 @@ def align_ids(
 
     Raises:
         AlignmentError: See `align`.
+        TokenizerError: An id is outside its vocabulary.
     """
-    student_array, teacher_array = _array(student_ids, student), _array(teacher_ids, teacher)
     student_prefix, teacher_prefix = _prefix(text, student), _prefix(text, teacher)
     rewritten = student.normalization.changes(text) or teacher.normalization.changes(text)
-    if rewritten:
-        student_chunk, teacher_chunk = _rewritten_chunks(
-            text, student_array, student_prefix, teacher_array, teacher_prefix, student, teacher
-        )
-    else:
-        student_chunk, teacher_chunk, _, student_bytes, teacher_bytes = tiled_chunk_ids(
-            student_array,
-            student.bytes.lengths,
+    chunks = _rewritten_chunks if rewritten else _kept_chunks
+    try:
+        student_chunk, teacher_chunk = chunks(
+            text,
+            _array(student_ids, student),
             student_prefix,
-            teacher_array,
-            teacher.bytes.lengths,
+            _array(teacher_ids, teacher),
             teacher_prefix,
+            student,
+            teacher,
         )
-        n_bytes = len(text) if text.isascii() else len(text.encode())
-        _check_total(student_bytes, n_bytes, "student", text)
-        _check_total(teacher_bytes, n_bytes, "teacher", text)
+    except (IndexError, OverflowError):  # a foreign id, which the side's own table names
+        for side, ids in ((student, student_ids), (teacher, teacher_ids)):
+            side.bytes.ends(ids)
+        raise
     return Alignment(
         student_ids,
         teacher_ids,
@@ -185,16 +184,17 @@ def align_ids(
 
 
 def _array(ids: list[int], encoder: TextEncoder) -> np.ndarray:
-    # Twice as fast as numpy's own conversion of a list, which is most of the cost of aligning.
-    array = np.frombuffer(struct.pack(f"{len(ids)}i", *ids), np.int32)
+    packed = array("I")
+    packed.fromlist(ids)  # a quarter of the time of numpy's conversion, and the most of aligning
+    index = np.frombuffer(packed, np.uintc)
     unknown = encoder.bytes.unknown_id
-    if unknown is not None and (array == unknown).any():
+    if unknown is not None and (index == unknown).any():
         raise AlignmentError(
             f"expected tokens that spell the text, got the unknown token {unknown} at position "
-            f"{int((array == unknown).argmax())}: this tokenizer cannot write some character of "
+            f"{int((index == unknown).argmax())}: this tokenizer cannot write some character of "
             "the text. Leave that text out, or choose a tokenizer with byte fallback."
         )
-    return array
+    return index
 
 
 def _prefix(text: str, encoder: TextEncoder) -> int:
@@ -209,6 +209,30 @@ def _check_total(found: int, expected: int, name: str, text: str) -> None:
             f"{found} bytes: its tokenizer rewrites text in a way that is not known. Leave that "
             "text out, or choose another tokenizer."
         )
+
+
+def _kept_chunks(
+    text: str,
+    student_ids: np.ndarray,
+    student_prefix: int,
+    teacher_ids: np.ndarray,
+    teacher_prefix: int,
+    student: TextEncoder,
+    teacher: TextEncoder,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Chunks of a text that stayed as it is."""
+    student_chunk, teacher_chunk, _, student_bytes, teacher_bytes = tiled_chunk_ids(
+        student_ids,
+        student.bytes.lengths,
+        student_prefix,
+        teacher_ids,
+        teacher.bytes.lengths,
+        teacher_prefix,
+    )
+    n_bytes = len(text) if text.isascii() else len(text.encode())
+    _check_total(student_bytes, n_bytes, "student", text)
+    _check_total(teacher_bytes, n_bytes, "teacher", text)
+    return student_chunk, teacher_chunk
 
 
 def _rewritten_chunks(

@@ -4,18 +4,19 @@ The meaning of every array is told in `kernel`; the numpy functions there comput
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numba import njit
 
 
-def jit(function: Callable) -> Any:
+def jit(function: Callable, **options: bool) -> Any:
     """Compiles a function on its first call and keeps the code on disk where there is a place."""
     try:
-        return njit(cache=True)(function)
+        return njit(cache=True, **options)(function)
     except RuntimeError:  # no folder to keep compiled code in: compile again in each process
-        return njit(function)
+        return njit(**options)(function)
 
 
 @jit
@@ -90,33 +91,69 @@ def chunk_ids(student_start, student_end, teacher_start, teacher_end):
     return student_chunk, teacher_chunk, n
 
 
+@partial(jit, boundscheck=True)  # costs nothing here, and a foreign id reads no foreign memory
+def _edges(ids, lengths, prefix):
+    """Edges of tokens behind a prefix, where none lies before the text; and where they end."""
+    edges = np.empty(ids.shape[0] + 1, np.int64)
+    edges[0] = 0
+    at = -prefix
+    for i in range(ids.shape[0]):
+        at += lengths[ids[i]]
+        edges[i + 1] = max(at, 0)
+    return edges, at
+
+
+@jit
+def _walk(student, teacher, student_chunk, teacher_chunk, n):
+    """Labels the tokens between the edges of both sides, from chunk n on; returns the next one."""
+    i, j = 0, 0
+    student_at, teacher_at = student[0], teacher[0]
+    while student_at != teacher_at and i < len(student_chunk) and j < len(teacher_chunk):
+        if student_at < teacher_at:
+            i += 1
+            student_at = student[i]
+        else:
+            j += 1
+            teacher_at = teacher[j]
+    student_chunk[:i], teacher_chunk[:j] = -1, -1
+    before, last, i_last, j_last = n, student_at, i, j  # the last shared edge, if there is one
+    shared = student_at == teacher_at
+    while shared and i < len(student_chunk) and j < len(teacher_chunk):
+        student_chunk[i], teacher_chunk[j] = n, n
+        i, j = i + 1, j + 1
+        student_at, teacher_at = student[i], teacher[j]
+        while student_at != teacher_at:  # the side that is behind goes on
+            if student_at < teacher_at:
+                if i == len(student_chunk):
+                    break
+                student_chunk[i] = n
+                i += 1
+                student_at = student[i]
+            else:
+                if j == len(teacher_chunk):
+                    break
+                teacher_chunk[j] = n
+                j += 1
+                teacher_at = teacher[j]
+        if student_at == teacher_at and student_at > last:
+            n += 1
+            last, i_last, j_last = student_at, i, j
+    # Behind the last shared edge, only what spells nothing right there is in a chunk.
+    for i in range(i_last, len(student_chunk)):
+        student_chunk[i] = n - 1 if n > before and student[i + 1] == last else -1
+    for j in range(j_last, len(teacher_chunk)):
+        teacher_chunk[j] = n - 1 if n > before and teacher[j + 1] == last else -1
+    return n
+
+
 @jit
 def tiled_chunk_ids(
     student_ids, student_lengths, student_prefix, teacher_ids, teacher_lengths, teacher_prefix
 ):
     """See `kernel.tiled_chunk_ids`."""
-    n_student, n_teacher = student_ids.shape[0], teacher_ids.shape[0]
-    student_chunk = np.empty(n_student, np.int32)
-    teacher_chunk = np.empty(n_teacher, np.int32)
-    n, i, j, last = 0, 0, 0, 0
-    student_at, teacher_at = -student_prefix, -teacher_prefix
-    while i < n_student or j < n_teacher:
-        if j == n_teacher or (i < n_student and student_at <= teacher_at):
-            student_at += student_lengths[student_ids[i]]
-            student_chunk[i] = n
-            i += 1
-        else:
-            teacher_at += teacher_lengths[teacher_ids[j]]
-            teacher_chunk[j] = n
-            j += 1
-        if student_at == teacher_at and student_at > last:
-            last = student_at
-            n += 1
-    # What spells nothing after the last byte belongs to the last chunk.
-    while i > 0 and student_chunk[i - 1] == n:
-        i -= 1
-        student_chunk[i] = n - 1
-    while j > 0 and teacher_chunk[j - 1] == n:
-        j -= 1
-        teacher_chunk[j] = n - 1
-    return student_chunk, teacher_chunk, n, student_at, teacher_at
+    student, student_bytes = _edges(student_ids, student_lengths, student_prefix)
+    teacher, teacher_bytes = _edges(teacher_ids, teacher_lengths, teacher_prefix)
+    student_chunk = np.empty(len(student_ids), np.int32)
+    teacher_chunk = np.empty(len(teacher_ids), np.int32)
+    n = _walk(student, teacher, student_chunk, teacher_chunk, 0)
+    return student_chunk, teacher_chunk, n, student_bytes, teacher_bytes

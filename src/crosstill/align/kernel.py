@@ -74,10 +74,10 @@ def tiled_chunk_ids(
     """As `chunk_ids`, where both sides spell the same text end to end: from ids alone.
 
     Args:
-        student_ids: int32 [Ts].
+        student_ids: Integers [Ts], unsigned ones at best.
         student_lengths: int32 [Vs], bytes that each student token spells.
         student_prefix: Bytes the student's tokens spell before the text.
-        teacher_ids: int32 [Tt].
+        teacher_ids: Integers [Tt].
         teacher_lengths: int32 [Vt].
         teacher_prefix: Bytes the teacher's tokens spell before the text.
 
@@ -85,6 +85,9 @@ def tiled_chunk_ids(
         `(student_chunk, teacher_chunk, n, student_bytes, teacher_bytes)`. The two last are how
         many bytes either side spells without its prefix. The caller must compare them with the
         text: where they differ from it, the chunks mean nothing.
+
+    Raises:
+        IndexError: An id has no length.
     """
     compiled = _compiled()
     run = compiled.tiled_chunk_ids if compiled else tiled_chunk_ids_numpy

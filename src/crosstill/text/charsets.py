@@ -8,6 +8,7 @@ and the rarer planes count as doubtful, so that the normaliser is asked again wh
 import unicodedata
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import ModuleType
 
 import numpy as np
 from tokenizers import normalizers
@@ -31,18 +32,18 @@ class Touched:
     ascii: bool
     joining: bool
     _flags: np.ndarray = field(repr=False)  # uint8 by code point; the last one for all above
-    _suspect: np.ndarray = field(init=False, repr=False)  # bool: touched by itself, or a mark
+    _suspect: np.ndarray = field(init=False, repr=False)  # 1: touched by itself, or a mark
 
     def __post_init__(self):
-        object.__setattr__(self, "_suspect", self._flags & (_TOUCHED | _MARK) > 0)
+        suspect = (self._flags & (_TOUCHED | _MARK) > 0).astype(np.uint8)
+        object.__setattr__(self, "_suspect", suspect)
 
     def doubtful(self, text: str) -> bool:
         """Whether the normaliser might change the text; False is certain."""
         if not self.ascii and text.isascii():
             return False
         codes = _codes(text)
-        # Mostly nothing is suspect; on so few, counting is faster than numpy's `any`.
-        if not np.count_nonzero(self._suspect.take(codes, mode="clip")):
+        if not _any_marked(codes, self._suspect):
             return False
         return bool(self._hot(self._flags_of(codes)).any())
 
@@ -102,7 +103,25 @@ def _joining_flags() -> np.ndarray:
 
 
 def _codes(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    # "utf-32" is found at once where "utf-32-le" is looked up; behind its mark it is the same.
+    return np.frombuffer(text.encode("utf-32", "surrogatepass"), np.uint32, offset=4)
+
+
+def _any_marked(codes: np.ndarray, marked: np.ndarray) -> bool:
+    """Whether any of the characters is marked; the table's last entry stands for all above."""
+    compiled = _compiled()
+    if compiled:
+        return compiled.any_marked(codes, marked)
+    return bool(np.count_nonzero(marked.take(codes, mode="clip")))
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> ModuleType | None:
+    try:
+        from crosstill.text import charsets_compiled
+    except ImportError:  # no numba for this Python version or platform
+        return None
+    return charsets_compiled
 
 
 def normalizer_of(state: bytes) -> normalizers.Normalizer:
