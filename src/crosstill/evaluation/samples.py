@@ -45,6 +45,25 @@ class Samples:
     origin: dict[str, Any]
     items: tuple[Sample, ...]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Make rows to train on: each prompt with its response; empty responses are left out.
+
+        Returns:
+            `prompt` and `completion`, or `messages` where the prompt is a conversation.
+
+        Example:
+            >>> sample = Sample("prose", 0, "Once", " upon a time", 3.0)
+            >>> Samples({}, (sample,)).rows()
+            [{'prompt': 'Once', 'completion': ' upon a time'}]
+        """
+        return [_row(item.prompt, item.response) for item in self.items if item.response]
+
+
+def _row(prompt: Prompt, response: str) -> dict[str, Any]:
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "completion": response}
+    return {"messages": [*prompt, {"role": "assistant", "content": response}]}
+
 
 def read_samples(path: str | Path, *, expected: dict[str, Any] | None = None) -> Samples | None:
     """Read a samples file; None if there is none.
