@@ -228,7 +228,7 @@ def _hybrid(
         shared = [rows - _logsumexp(rows).unsqueeze(1) for rows in shared]
     else:
         shared = [rows.clamp(min=TRL_FLOOR) for rows in shared]
-    matched = jensen_shannon(*shared, form.beta, scaled=form.tail != "trl").sum()
+    matched = jensen_shannon(shared[0], shared[1], form.beta, scaled=form.tail != "trl").sum()
     unmatched = sorted_l1(alone[0].exp(), alone[1].exp()).sum()
     if form.tail == "trl" and 0 in (alone[0].shape[1], alone[1].shape[1]):
         unmatched = unmatched * 0.0
