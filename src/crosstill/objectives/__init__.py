@@ -18,13 +18,14 @@ from crosstill.objectives.cdm import Cdm
 from crosstill.objectives.chunk_kl import ChunkKl
 from crosstill.objectives.classical import CLASSICAL
 from crosstill.objectives.dskd import Dskd
+from crosstill.objectives.gold import Gold
 from crosstill.objectives.hidden import Hidden
 from crosstill.objectives.mined import Mined
 from crosstill.objectives.mix import Mix, MixLoss
 from crosstill.objectives.pair import ModelFacts, Pair, VocabularyPair
+from crosstill.objectives.prefix_kl import PrefixKl
 from crosstill.objectives.schedule import Schedule, plain_weight, read_weight
 from crosstill.objectives.seqkd import SeqKd
-from crosstill.objectives.prefix_kl import PrefixKl
 from crosstill.objectives.sft import Sft
 from crosstill.objectives.simct import Simct
 from crosstill.objectives.uld import Uld
@@ -83,6 +84,7 @@ class MethodInfo:
         cost: one line on what it costs.
         choose: one line on when to choose it.
         fusable: it runs without ever holding the logits of a whole batch.
+        one_vocabulary: it works only where both models have one vocabulary.
     """
 
     name: str
@@ -92,6 +94,7 @@ class MethodInfo:
     cost: str
     choose: str
     fusable: bool
+    one_vocabulary: bool
 
 
 def register(objective: _AnyObjective) -> _AnyObjective:
@@ -127,6 +130,7 @@ def methods() -> list[MethodInfo]:
             cost=objective.cost,
             choose=objective.choose,
             fusable=objective.fusable,
+            one_vocabulary=objective.one_vocabulary,
         )
         for name, objective in sorted(_REGISTRY.items())
     ]
@@ -236,3 +240,4 @@ register(Simct)
 register(Xtoken)
 register(Uld)
 register(Mined)
+register(Gold)
