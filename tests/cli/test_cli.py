@@ -129,6 +129,23 @@ def test_methods_lists_papers_and_options():
     methods = {method["name"]: method for method in json.loads(outcome.out)}
     assert "2503.20083" in methods["alm"]["paper"]
     assert "temperature" in {option["name"] for option in methods["alm"]["options"]}
+    assert methods["forward_kl"]["one_vocabulary"]
+    assert not methods["alm"]["one_vocabulary"]
+
+
+def test_methods_says_of_each_what_it_is_and_of_one_what_its_options_do():
+    every = crosstill("methods")
+    assert every.code == 0, every.err
+    blocks = "\n".join(line.rstrip() for line in every.out.splitlines()).split("\n\n")
+    for method in json.loads(crosstill("methods", "--json").out):
+        (block,) = [one for one in blocks if one.split(" ")[0] == method["name"]]
+        assert all(word in block for word in ("choose", "needs", "cost", "options"))
+    one = crosstill("methods", "jsd")
+    assert "symmetric" in one.out
+    assert "alm" not in one.out
+    wrong = crosstill("methods", "jds")
+    assert wrong.code == 2
+    assert "did you mean 'jsd'" in wrong.err
 
 
 @pytest.mark.parametrize("verb", ["distill", "inspect", "doctor", "evaluate", "methods"])
