@@ -72,7 +72,17 @@ def row_logits(hidden: Float[Tensor, "*rows D"], head: Head) -> Float[Tensor, "*
         >>> row_logits(torch.ones(1, 2), HeadMatrix(torch.ones(3, 2), logit_scale=0.5))
         tensor([[1., 1., 1.]])
     """
-    logits = nn.functional.linear(hidden, head.weight, head.bias)
+    return shaped_logits(nn.functional.linear(hidden, head.weight), head)
+
+
+def shaped_logits(products: Float[Tensor, "*rows V"], head: Head) -> Float[Tensor, "*rows V"]:
+    """Make logits of the products with the output matrix: bias, scale and cap.
+
+    Example:
+        >>> shaped_logits(torch.ones(1, 2), HeadMatrix(torch.ones(2, 2), logit_scale=0.5))
+        tensor([[0.5000, 0.5000]])
+    """
+    logits = products if head.bias is None else products + head.bias
     if head.logit_scale != 1.0:
         logits = logits * head.logit_scale
     if head.softcap is None:

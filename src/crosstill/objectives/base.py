@@ -17,6 +17,7 @@ from crosstill.errors import ConfigError
 from crosstill.functional.chunk import last_positions
 from crosstill.functional.fused import ChunkTerm, LabelTerm
 from crosstill.functional.losses import LossSum, supervised_tokens
+from crosstill.functional.row_head import RowTerm
 from crosstill.functional.scores import row_logmass, row_logprobs
 from crosstill.objectives.pair import Pair
 
@@ -184,7 +185,8 @@ class Objective(ABC):
         options_type: a frozen dataclass; every field has a default and `metadata["help"]`.
         cost: one line on what it costs beyond the student's own step.
         choose: one line on when to choose it.
-        fusable: it can be computed by `functional.fused_head`.
+        fusable: it can be computed by `functional.fused_head`, together with others.
+        row_fusable: it can be computed by `functional.fused_rows`, block by block.
         keeps_hidden: it reads the student's hidden states.
         one_vocabulary: it works only where both models have the same vocabulary.
         exempt: contract tests that it need not pass, and why; the documentation prints them.
@@ -199,6 +201,7 @@ class Objective(ABC):
     cost: ClassVar[str]
     choose: ClassVar[str]
     fusable: ClassVar[bool] = False
+    row_fusable: ClassVar[bool] = False
     keeps_hidden: ClassVar[bool] = False
     one_vocabulary: ClassVar[bool] = False
     exempt: ClassVar[Mapping[str, str]] = {}
@@ -229,6 +232,14 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, student: StudentScores, batch: PairBatch, signal: Signal) -> LossSum:
         """Sum the loss over the batch; the count equals that of `count`."""
+
+    def row_terms(self, batch: PairBatch, signal: Signal) -> list[RowTerm]:
+        """Say what `functional.fused_rows` has to compute, if the objective is `row_fusable`.
+
+        Raises:
+            ConfigError: the objective cannot be computed by rows.
+        """
+        raise ConfigError(f"objective {self.name!r} has no form by rows; use Mix.from_logits")
 
     def fused_term(
         self, batch: PairBatch, signal: Signal, scale: Float[Tensor, ""]

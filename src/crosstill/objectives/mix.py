@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from crosstill.errors import ConfigError
 from crosstill.functional.fused import ChunkTerm, Head, LabelTerm, fused_head
 from crosstill.functional.losses import LossSum
+from crosstill.functional.row_head import fused_rows
 from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores, StudentStates
 from crosstill.objectives.pair import Pair
 from crosstill.objectives.schedule import Schedule, read_weight
@@ -166,9 +167,10 @@ class Mix:
 
     @property
     def can_fuse(self) -> bool:
-        """Whether `from_hidden` works: at most one `alm`, at most one `sft`, nothing else."""
-        kinds = [type(objective).fused_term for objective, _ in self.objectives.values()]
-        fusable = all(objective.fusable for objective, _ in self.objectives.values())
+        """Whether `from_hidden` works: at most one `alm`, at most one `sft`, others by rows."""
+        objectives = [objective for objective, _ in self.objectives.values()]
+        kinds = [type(one).fused_term for one in objectives if one.fusable]
+        fusable = all(one.fusable or one.row_fusable for one in objectives)
         return fusable and len(set(kinds)) == len(kinds)
 
     @torch.no_grad()
@@ -248,25 +250,35 @@ class Mix:
         """
         if not self.can_fuse:
             raise ConfigError(
-                f"this mix ({', '.join(self.objectives)}) has no fused form: at most one alm and "
-                "one sft can be fused. Use from_logits"
+                f"this mix ({', '.join(self.objectives)}) has no fused form: at most one alm, one "
+                "sft and objectives that go by rows can be fused. Use from_logits"
             )
+        total, parts = torch.zeros((), device=hidden.device), {}
         names: dict[type, str] = {}
         terms: list[ChunkTerm | LabelTerm] = []
         for name, (objective, _) in self.objectives.items():
             view, given = self._seen(name, batch, signal)
-            terms.append(objective.fused_term(view, given, self._scale(name, counts, weights)))
-            names[type(terms[-1])] = name
-        fused = fused_head(
-            hidden,
-            head,
-            batch["student_input_ids"],
-            *terms,
-            boundary_mask=self._mask(hidden.device),
-            vocab_size=self.vocab_size,
-        )
-        parts = {names[kind]: part for kind, part in fused.parts.items()}
-        return MixLoss(fused.total, parts)
+            scale = self._scale(name, counts, weights)
+            if objective.fusable:
+                terms.append(objective.fused_term(view, given, scale))
+                names[type(terms[-1])] = name
+                continue
+            rows = objective.row_terms(view, given)
+            part = fused_rows(hidden, head, rows, vocab_size=self.vocab_size)
+            total = total + part.total * scale
+            parts[name] = _detached(part)
+        if terms:
+            fused = fused_head(
+                hidden,
+                head,
+                batch["student_input_ids"],
+                *terms,
+                boundary_mask=self._mask(hidden.device),
+                vocab_size=self.vocab_size,
+            )
+            total = total + fused.total
+            parts |= {names[kind]: part for kind, part in fused.parts.items()}
+        return MixLoss(total, {name: parts[name] for name in self.objectives})
 
     def _scale(self, name: str, counts: Mapping[str, Tensor], weights: Weights | None) -> Tensor:
         weight = self.objectives[name][1] if weights is None else weights[name]

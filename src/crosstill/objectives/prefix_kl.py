@@ -1,7 +1,7 @@
 """Prefix KL: the teacher's whole next-token distribution, read in the student's tokens."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from crosstill.functional.losses import LossSum
 from crosstill.functional.prefix_kl import PrefixBlock, PrefixTables, prefix_rows_loss
 from crosstill.functional.prefix_plan import PrefixPlan, plan_prefixes
 from crosstill.functional.prefixes import PrefixTree
+from crosstill.functional.row_head import RowTerm
 from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores
 from crosstill.objectives.pair import Pair, VocabularyPair
 
@@ -52,6 +53,7 @@ class PrefixKl(Objective):
     options_type = PrefixKlOptions
     cost = "one pass over the teacher's vocabulary for each chunk"
     choose = "the teacher runs beside the student, and its whole distribution is to be learned"
+    row_fusable = True
 
     options: PrefixKlOptions
 
@@ -88,15 +90,15 @@ class PrefixKl(Objective):
 
     def loss(self, student: StudentScores, batch: PairBatch, signal: Signal) -> LossSum:
         """Sum the divergences over the student's rows."""
-        parts = [
-            self.block_loss(student.rows(*block.student), block, signal)
-            for block in self.blocks(batch)
-        ]
+        parts = [term.loss(student.rows(*term.rows)) for term in self.row_terms(batch, signal)]
         return add_sums(parts, student.logits)
 
-    def blocks(self, batch: PairBatch) -> Iterator[PrefixBlock]:
-        """Cut what is read into blocks."""
-        yield from self.plan(batch).blocks(CHUNKS)
+    def row_terms(self, batch: PairBatch, signal: Signal) -> list[RowTerm]:
+        """Cut what is read into blocks, each with its loss."""
+        return [
+            RowTerm(block.student, partial(self.block_loss, block=block, signal=signal))
+            for block in self.plan(batch).blocks(CHUNKS)
+        ]
 
     def block_loss(
         self, logits: Float[Tensor, "S Vs"], block: PrefixBlock, signal: Signal
