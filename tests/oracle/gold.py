@@ -15,7 +15,7 @@ def gold(student, teacher, shared, *, merge, beta, tail, weights=None):
     `weights` of None is by share.
     """
     matched = unmatched = mass = 0.0
-    size = len(teacher[0][0][0])
+    size = len(teacher[0][0][-1])
     pairs = {s: t for s, t in shared}
     for one, two in zip(student, teacher, strict=True):
         p, q = merged(*one, merge), merged(*two, merge)
