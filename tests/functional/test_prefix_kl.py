@@ -19,7 +19,7 @@ PAIRS = {
 }
 
 
-def case(pair, seed, length=24, dtype=torch.float64):
+def case(pair, seed, length=24, dtype=torch.float64, **options):
     """One random text in both vocabularies: tables, tensors and an oracle."""
     student, teacher = PAIRS[pair]
     vocabulary = ToyVocabularies(student, teacher)
@@ -39,7 +39,7 @@ def case(pair, seed, length=24, dtype=torch.float64):
     spelled = [[tuple(_spell(token, other)) for token in own]
                for own, other in ((teacher, student), (student, teacher))]  # fmt: skip
     lengths = [[len(token) for token in tokens] for tokens in (student, teacher)]
-    oracle = PrefixKl(*spelled, *lengths)
+    oracle = PrefixKl(*spelled, *lengths, **options)
     return make_tables(vocabulary), ids, chunk, logits, oracle
 
 
@@ -64,3 +64,79 @@ def test_equal_to_brute_force(pair, seed):
     expected, rows = oracle.run(*(side.numpy() for side in logits), *ids, *chunk)
     assert total.item() == pytest.approx(expected, rel=1e-9)
     assert count == planned == rows
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("top_k", [1, 4])
+def test_equal_to_brute_force_from_few_tokens_at_a_temperature(pair, seed, top_k):
+    tables, ids, chunk, logits, oracle = case(pair, seed, top_k=top_k, tau=2.5)
+    total, count, _ = loss_of(tables, ids, chunk, logits, top_k=top_k, temperature=2.5)
+    expected, rows = oracle.run(*(side.numpy() for side in logits), *ids, *chunk)
+    assert total.item() == pytest.approx(expected, rel=1e-9)
+    assert count == rows
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_float32_is_close(pair):
+    tables, ids, chunk, logits, oracle = case(pair, 3)
+    total, _, _ = loss_of(tables, ids, chunk, [side.float() for side in logits])
+    expected, _ = oracle.run(*(side.float().numpy() for side in logits), *ids, *chunk)
+    assert total.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_gradient_is_that_of_the_value(pair):
+    tables, ids, chunk, logits, _ = case(pair, 5, length=10)
+
+    def value(student):
+        return loss_of(tables, ids, chunk, [student, logits[1]])[0]
+
+    torch.autograd.gradcheck(value, logits[0].requires_grad_())
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 100])
+def test_the_size_of_blocks_changes_nothing(size):
+    tables, ids, chunk, logits, _ = case("student shorter", 8)
+    expected = loss_of(tables, ids, chunk, logits, chunks=3)[0]
+    assert torch.allclose(loss_of(tables, ids, chunk, logits, chunks=size)[0], expected)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_constant_on_all_logits_changes_nothing(pair):
+    tables, ids, chunk, logits, _ = case(pair, 9)
+    expected = loss_of(tables, ids, chunk, logits)[0]
+    moved = loss_of(tables, ids, chunk, [logits[0] + 3.0, logits[1] - 5.0])[0]
+    assert torch.allclose(moved, expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_zero_for_equal_models_with_one_vocabulary(seed):
+    tables, ids, chunk, logits, _ = case("one vocabulary", seed)
+    assert loss_of(tables, ids, chunk, [logits[1], logits[1]])[0].abs() < 1e-12
+    assert loss_of(tables, ids, chunk, logits)[0] > 1.0
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_never_below_zero(pair):
+    for seed in range(20, 30):
+        tables, ids, chunk, logits, _ = case(pair, seed)
+        assert loss_of(tables, ids, chunk, logits)[0] > 0
+
+
+def test_without_end_tokens_of_the_text_nothing_is_read_past_it():
+    tables, ids, chunk, logits, _ = case("student longer", 11)
+    longer = [[*side, 0, 0] for side in ids]
+    wide = [np.append(side, [-1, -1]) for side in chunk]
+    padded = [torch.nn.functional.pad(side, (0, 0, 0, 2), value=torch.nan) for side in logits]
+    mask = torch.tensor([[1] * len(ids[1]) + [0, 0]])
+    sides = [torch.tensor([side]) for side in longer]
+    chunks = [torch.tensor(side)[None].long() for side in wide]
+    plan = plan_prefixes(*sides, mask, *chunks, tables)
+    parts = [
+        prefix_rows_loss(
+            padded[0][block.student[1]], padded[1][block.teacher[1]], block, tables
+        ).total
+        for block in plan.blocks(4)
+    ]
+    assert torch.allclose(sum(parts), loss_of(tables, ids, chunk, logits)[0])

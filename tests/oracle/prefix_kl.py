@@ -27,7 +27,10 @@ def begins(whole, prefix):
 class PrefixKl:
     """Spellings are lists of tuples, one for each id; () where a token cannot be spelled."""
 
-    def __init__(self, teacher_spelled, student_spelled, student_bytes, teacher_bytes):
+    def __init__(
+        self, teacher_spelled, student_spelled, student_bytes, teacher_bytes, *, top_k=None, tau=1.0
+    ):
+        self.top_k, self.tau = top_k, tau
         self.seg, self.back = teacher_spelled, student_spelled
         self.student_bytes, self.teacher_bytes = student_bytes, teacher_bytes
         starts = {s[0] for s in self.seg if s}
@@ -40,6 +43,14 @@ class PrefixKl:
             else:
                 self.kind.append(None)
         self.pooled = [k is not None and k != u for u, k in enumerate(self.kind)]
+
+    def teach(self, row):
+        """The teacher's known masses, and what counts as the whole of what can be spelled."""
+        p = softmax(np.asarray(row, float) / self.tau)
+        if self.top_k is None:
+            return p, sum(p[v] for v, spelled in enumerate(self.seg) if spelled)
+        kept = np.argsort(-p)[: self.top_k]
+        return np.where(np.isin(np.arange(len(p)), kept), p, 0.0), 1.0
 
     def mass(self, p, prefix, exact=False):
         return sum(
@@ -68,8 +79,7 @@ class PrefixKl:
 
     def target(self, s, t, before, teacher, student_ids):
         """Masses by class at the start of a chunk, and the share of the teacher's row in them."""
-        p = softmax(teacher[t[0] - 1])
-        whole = sum(p[v] for v, spelled in enumerate(self.seg) if spelled)
+        p, whole = self.teach(teacher[t[0] - 1])
         wanted = {}
         for v, spelled in enumerate(self.seg):
             if spelled:
@@ -80,11 +90,11 @@ class PrefixKl:
             longer = {spelled[: len(prefix) + 1] for spelled in self.seg
                       if begins(spelled, prefix) and len(spelled) > len(prefix)}  # fmt: skip
             if len(before[1]) == 1 and longer:
-                old = softmax(teacher[before[1][0] - 1])
+                old, _ = self.teach(teacher[before[1][0] - 1])
                 here = self.mass(old, prefix)
-                share = self.mass(old, prefix, exact=True) / here
+                share = self.mass(old, prefix, exact=True) / here if here else 1.0
                 wanted = {u: share * value for u, value in wanted.items()}
-                for path in longer:
+                for path in longer if here else ():
                     kind = self.kind[path[-1]]
                     if kind is not None:
                         wanted[kind] = wanted.get(kind, 0.0) + self.mass(old, path) / here
@@ -92,10 +102,15 @@ class PrefixKl:
 
     def chunk(self, s, t, before, student, teacher, student_ids, teacher_ids):
         wanted, own = self.target(s, t, before, teacher, student_ids)
-        q = softmax(student[s[0] - 1])
-        found = [sum(q[u] for u, kind in enumerate(self.kind) if kind == c) for c in wanted]
-        total, rows = divergence(wanted.values(), found), 1
-        p = softmax(teacher[t[0] - 1])
+        q = softmax(student[s[0] - 1] / self.tau)
+        told = [c for c, value in wanted.items() if value > 0]
+        found = [sum(q[u] for u, kind in enumerate(self.kind) if kind == c) for c in told]
+        untold = [c for c in set(self.kind) if c is not None and c not in told]
+        found.append(sum(q[u] for u, kind in enumerate(self.kind) if kind in untold))
+        missing = max(1.0 - sum(wanted.values()), 0.0)
+        masses = [*(wanted[c] for c in told), missing if missing > 1e-6 else 0.0]
+        total, rows = divergence(masses, found), 1
+        p, _ = self.teach(teacher[t[0] - 1])
         first = teacher_ids[t[0]]
         for j in range(1, len(s)):
             prefix = tuple(student_ids[i] for i in s[:j])
@@ -105,12 +120,15 @@ class PrefixKl:
             if not any(begins(spelled, prefix) for spelled in self.seg if spelled):
                 break
             nexts = sorted({x[j] for x in self.seg if len(x) > j and begins(x, prefix)})
-            inside = softmax(student[s[j] - 1])
+            rows += 1
+            if here == 0:
+                continue
+            inside = softmax(student[s[j] - 1] / self.tau)
             ps = [self.mass(p, (*prefix, u)) / here for u in nexts]
             ps.append(self.mass(p, prefix, exact=True) / here)
             qs = [inside[u] for u in nexts]
             qs.append(sum(x for u, x in enumerate(inside) if u not in nexts))
-            total, rows = total + divergence(ps, qs), rows + 1
+            total += divergence(ps, qs)
         total += self.splits(t[0], teacher, teacher_ids, q, wanted, own)
         return total, rows
 
@@ -129,11 +147,11 @@ class PrefixKl:
                 break
             if not branches:
                 continue
-            p = softmax(teacher[at + step])
+            p, _ = self.teach(teacher[at + step])
             if step == 0:
                 kind = self.seg[path[0]][0]
                 group = [u for u, c in enumerate(self.kind) if c == kind]
-                share = min(own[path[0]] / wanted[kind], 1.0)
+                share = min(own[path[0]] / wanted[kind], 1.0) if wanted[kind] else 0.0
                 rest_exists = True
             else:
                 group, share = below, 1.0
@@ -147,6 +165,6 @@ class PrefixKl:
                 qs.append(whole - sum(qs))
             else:
                 scale = sum(ps)
-                ps = [x / scale for x in ps]
+                ps = [x / scale if scale else 0.0 for x in ps]
             total += scale * divergence(ps, [x / whole for x in qs])
         return total

@@ -130,7 +130,11 @@ def add_sums(parts: list[LossSum], like: Tensor) -> LossSum:
 
 def make_tables(vocabulary: VocabularyPair) -> PrefixTables:
     """Sort two vocabularies by their spellings in each other's tokens."""
-    teacher, student = vocabulary.teacher_spelled(), vocabulary.student_spelled()
+    if vocabulary.identical:  # every token as itself, also those that no text is cut into
+        every = np.arange(len(vocabulary.student_bytes.lengths) + 1)
+        teacher = student = (every, every[:-1])
+    else:
+        teacher, student = vocabulary.teacher_spelled(), vocabulary.student_spelled()
     kind = start_classes(student, teacher)
     pooled = (kind >= 0) & (kind != np.arange(len(kind)))
     longer = prefix_table(student, keep=pooled)
