@@ -82,6 +82,8 @@ def trainer(folder: Path, **settings: Any) -> DistillTrainer:
             "peft_config",
             "callbacks",
             "optimizers",
+            "same_tokenizer_teacher",
+            "same_tokenizer_teacher_processing_class",
         )
         if name in settings
     }

@@ -125,3 +125,33 @@ def test_chat_rows_without_a_chat_template_are_an_error(pair, tmp_path):
 def test_what_max_length_cuts_away_is_said(pair):
     findings = examine(load_recipe(pair, {"max_length": 12}))
     assert any(item.level == "note" and "cuts" in item.what for item in findings.items)
+
+
+def test_a_second_teacher_is_looked_at_and_counted(pair):
+    values = {
+        "objectives": {"alm": {}, "forward_kl": {"teacher": "same"}},
+        "weighting": "pcgrad",
+        "same_tokenizer_teacher": str(pair.parent / "student"),
+    }
+    findings = examine(load_recipe(pair, values))
+    assert findings.exit_code == 0
+    assert _named(findings, "second teacher model")
+    (cost,) = _named(findings, "weighting")
+    assert "pcgrad costs a backward pass" in cost.what
+    values["same_tokenizer_teacher"] = str(pair.parent / "teacher")
+    wrong = examine(load_recipe(pair, values))
+    (error,) = [item for item in wrong.items if item.level == "error"]
+    assert error.where == "second teacher"
+    assert "does not have the student's tokenizer" in error.what
+
+
+def test_a_second_teacher_and_a_gradient_for_each_objective_take_memory(pair):
+    sides = [
+        examine_side(name, str(pair.parent / name), None, False, Findings())
+        for name in ("student", "teacher")
+    ]
+    one = estimate_memory(load_recipe(pair), *sides)
+    two = estimate_memory(load_recipe(pair), *sides, sides[0])
+    assert two.teacher - one.teacher == sides[0].parameters * 4
+    mixed = load_recipe(pair, {"objectives": "alm+sft", "weighting": "pcgrad"})
+    assert estimate_memory(mixed, *sides).student - one.student == 2 * sides[0].parameters * 4

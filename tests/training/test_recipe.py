@@ -3,7 +3,7 @@
 import pytest
 
 from crosstill.errors import ConfigError, TrustError
-from crosstill.training.recipe import MAX_BYTES, load_recipe
+from crosstill.training.recipe import MAX_BYTES, load_recipe, parse_recipe
 
 GOOD = """
 student: small
@@ -111,3 +111,17 @@ def test_files_that_are_no_recipe(tmp_path):
     binary.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="UTF-8"):
         load_recipe(binary)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objectives": {"alm": {"teacher": "same"}}}, "alm have `teacher: same`"),
+        ({"same_tokenizer_teacher": "models/other"}, "no objective reads it"),
+    ],
+)
+def test_a_second_teacher_and_who_reads_it_belong_together(changes, message):
+    values = {"student": "a", "teacher": "b", "train": "c", "output_dir": "d"}
+    training = {"use_cpu": True}
+    with pytest.raises(ConfigError, match=message):
+        parse_recipe({**values, "training": training}, changes)

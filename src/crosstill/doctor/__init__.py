@@ -5,13 +5,22 @@ from pathlib import Path
 
 from crosstill.doctor.cost import examine_cost, existing_folder
 from crosstill.doctor.finding import Finding, Findings
-from crosstill.doctor.models import examine_side
+from crosstill.doctor.models import Side, examine_side
 from crosstill.doctor.rows import examine_rows, read_rows
 from crosstill.objectives import create, own_options
 from crosstill.training.asked import parse_objectives
 from crosstill.training.recipe import Recipe
+from crosstill.training.teaching import check_same_tokenizer
 
 __all__ = ["Finding", "Findings", "examine"]
+
+_MEASURED = "one more forward pass, and a backward pass through the last block per objective"
+_COSTS = {
+    "gradmag": _MEASURED,
+    "gradnorm": _MEASURED,
+    "pcgrad": "a backward pass of the student and memory for its gradient per objective",
+    "uncertainty": "nothing beyond a number for each objective",
+}
 
 
 def examine(recipe: Recipe, *, trust_remote_code: bool = False) -> Findings:
@@ -33,14 +42,34 @@ def examine(recipe: Recipe, *, trust_remote_code: bool = False) -> Findings:
     teacher = examine_side(
         "teacher", recipe.teacher, settings.teacher_revision, trust_remote_code, findings
     )
+    second = None
+    if recipe.same_tokenizer_teacher is not None:
+        second = _examine_second_teacher(recipe, student, trust_remote_code, findings)
     _examine_objectives(settings.objectives, findings)
+    if settings.weighting != "fixed":
+        cost = _COSTS[settings.weighting]
+        findings.add("note", "weighting", f"{settings.weighting} costs {cost}")
     _examine_output(Path(recipe.output_dir), findings)
     rows = read_rows(recipe, findings)
     sample = None
     if rows is not None and student.encoder is not None and teacher.encoder is not None:
         sample = examine_rows(recipe, rows, student.encoder, teacher.encoder, findings)
-    examine_cost(recipe, student, teacher, sample, findings)
+    examine_cost(recipe, student, teacher, sample, findings, second)
     return findings
+
+
+def _examine_second_teacher(
+    recipe: Recipe, student: Side, trust_remote_code: bool, findings: Findings
+) -> Side:
+    """Look at the teacher that has to have the student's tokenizer, and say whether it has."""
+    name = str(recipe.same_tokenizer_teacher)
+    revision = recipe.training.same_tokenizer_teacher_revision
+    where = "second teacher"
+    second = examine_side(where, name, revision, trust_remote_code, findings)
+    if student.encoder is not None and second.encoder is not None:
+        encoders = student.encoder, second.encoder
+        findings.attempt(where, lambda: check_same_tokenizer(*encoders))
+    return second
 
 
 def _examine_objectives(objectives: dict | str, findings: Findings) -> None:

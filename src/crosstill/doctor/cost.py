@@ -8,6 +8,8 @@ from pathlib import Path
 from crosstill.doctor.finding import Findings
 from crosstill.doctor.models import Side
 from crosstill.doctor.rows import Sample
+from crosstill.training.asked import parse_objectives
+from crosstill.training.config import DistillConfig
 from crosstill.training.recipe import Recipe
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -32,18 +34,28 @@ class Memory:
 
 
 def examine_cost(
-    recipe: Recipe, student: Side, teacher: Side, sample: Sample | None, findings: Findings
+    recipe: Recipe,
+    student: Side,
+    teacher: Side,
+    sample: Sample | None,
+    findings: Findings,
+    second: Side | None = None,
 ) -> None:
-    """Estimate memory, disk space and time, and say where they do not suffice."""
+    """Estimate memory, disk space and time, and say where they do not suffice.
+
+    `second` is the teacher with the student's tokenizer, where there is one.
+    """
     if student.parameters is None or teacher.parameters is None:
         return
-    _judge_memory(estimate_memory(recipe, student, teacher), recipe, findings)
+    _judge_memory(estimate_memory(recipe, student, teacher, second), recipe, findings)
     _judge_disk(recipe, student.parameters, findings)
     if sample is not None:
         _estimate_time(recipe, student.parameters, teacher.parameters, sample, findings)
 
 
-def estimate_memory(recipe: Recipe, student: Side, teacher: Side) -> Memory:
+def estimate_memory(
+    recipe: Recipe, student: Side, teacher: Side, second: Side | None = None
+) -> Memory:
     """Estimate the memory of a step, for two models whose configurations could be read."""
     assert student.config is not None  # noqa: S101 - parameters are counted from it
     assert student.parameters is not None  # noqa: S101 - as its caller has seen
@@ -51,18 +63,30 @@ def estimate_memory(recipe: Recipe, student: Side, teacher: Side) -> Memory:
     text = student.config.get_text_config()
     width = _BYTES.get(settings.student_dtype, 4)
     trained = _trained(recipe, student.parameters)
+    gradients = trained * _gradients(settings)
     per_token = text.num_hidden_layers * text.hidden_size * _ACTIVATION_BYTES
     compute = 2 if settings.bf16 else width
     return Memory(
-        student=(student.parameters + trained) * width,
+        student=(student.parameters + gradients) * width,
         optimizer=trained * 2 * width,
-        teacher=(teacher.parameters or 0) * _teacher_width(settings.teacher_dtype, teacher),
+        teacher=sum(
+            (side.parameters or 0) * _teacher_width(settings.teacher_dtype, side)
+            for side in (teacher, second)
+            if side is not None
+        ),
         activations=settings.per_device_train_batch_size
         * settings.max_length
         * per_token
         * compute
         // 2,
     )
+
+
+def _gradients(settings: DistillConfig) -> int:
+    """How many gradients of the student stand in memory at once: pcgrad keeps one an objective."""
+    if settings.weighting != "pcgrad":
+        return 1
+    return len(parse_objectives(settings.objectives)) + 1
 
 
 def _trained(recipe: Recipe, parameters: int) -> int:

@@ -24,6 +24,8 @@ from typing import Any
 import yaml
 
 from crosstill.errors import ConfigError, TrustError
+from crosstill.objectives import SAME
+from crosstill.training.asked import parse_objectives
 from crosstill.training.config import DistillConfig, own_settings
 from crosstill.training.values import unknown_key
 
@@ -42,6 +44,8 @@ class Recipe:
             data set.
         output_dir: Where the run writes; must be empty or not exist.
         train_split: Split of a hub data set.
+        same_tokenizer_teacher: Folder or hub name of a second teacher, one that has the student's
+            tokenizer; objectives with `teacher: same` read it.
         student_tokenizer: Another tokenizer for the student: it is transplanted to it first.
         eval_texts: Held-out real texts for bits per byte: a file as `train`, or a list.
         prompts: For each kind of text, prompts for the teacher: a file, or a list of texts or of
@@ -58,6 +62,7 @@ class Recipe:
     output_dir: str
     training: DistillConfig
     train_split: str | None = None
+    same_tokenizer_teacher: str | None = None
     student_tokenizer: str | None = None
     eval_texts: str | list[str] = field(default_factory=list)
     prompts: dict[str, Any] = field(default_factory=dict)
@@ -84,6 +89,7 @@ _EXPECTED = {
     "output_dir": (str,),
     "training": (dict,),
     "train_split": (str, type(None)),
+    "same_tokenizer_teacher": (str, type(None)),
     "student_tokenizer": (str, type(None)),
     "eval_texts": (str, list),
     "prompts": (dict,),
@@ -155,10 +161,32 @@ def parse_recipe(values: Mapping[str, Any], overrides: Mapping[str, Any] | None 
             )
         except ConfigError as error:
             problems.append(str(error))
+    if isinstance(training, DistillConfig):
+        problems += _wrong_teachers(training, merged.get("same_tokenizer_teacher"))
     if problems:
         raise ConfigError("; ".join(problems))
     given = {key: value for key, value in merged.items() if value is not None}
     return Recipe(**given, training=training)  # type: ignore[arg-type]
+
+
+def _wrong_teachers(training: DistillConfig, same: str | None) -> list[str]:
+    """Says where objectives name a teacher that is not there, or one is there for nobody."""
+    asked = [
+        name
+        for name, options in parse_objectives(training.objectives).items()
+        if options.get("teacher") == SAME
+    ]
+    if asked and same is None:
+        return [
+            f"objectives {', '.join(asked)} have `teacher: same`, and the recipe has no "
+            "same_tokenizer_teacher: name a model that has the student's tokenizer"
+        ]
+    if same is not None and not asked:
+        return [
+            "same_tokenizer_teacher is given and no objective reads it: set `teacher: same` in "
+            "one of them, such as forward_kl"
+        ]
+    return []
 
 
 def parse_yaml(text: str, name: str) -> dict[str, Any]:

@@ -163,7 +163,21 @@ class _Run:
             teacher_processing_class=teacher_tokenizer,
             peft_config=_peft_config(recipe.peft),
             callbacks=[self.stop],
+            **self._second_teacher(trust),
         )
+
+    def _second_teacher(self, trust: bool) -> dict[str, Any]:
+        """The teacher with the student's tokenizer and that tokenizer, where there is one."""
+        name = self.recipe.same_tokenizer_teacher
+        if name is None:
+            return {}
+        settings = self.recipe.training
+        revision = settings.same_tokenizer_teacher_revision
+        load = {"revision": revision, "trust_remote_code": trust}
+        return {
+            "same_tokenizer_teacher": load_model(name, dtype=settings.teacher_dtype, **load),
+            "same_tokenizer_teacher_processing_class": load_tokenizer(name, **load),
+        }
 
     def _samples(self) -> Samples | None:
         """The teacher's own texts; the main process writes them, and it alone reads them."""
