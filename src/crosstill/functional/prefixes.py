@@ -6,11 +6,13 @@ Axes: N nodes or rows that are asked for, M nodes of a tree, V ids, K places in 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from crosstill.functional.numerics import accumulation_dtype
+from crosstill.kernels import ordered_sum as kernel
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,7 @@ class TeacherMass:
         self._probability = probability
         self._tree = tree
         self._partial = top_k is not None
-        below = probability[:, tree.order].double().cumsum(1)
-        self._sum = torch.nn.functional.pad(below, (1, 0))
+        self._sum = ordered_sum(probability, tree.order)
 
     @property
     def whole(self) -> Float[Tensor, " R"]:
@@ -155,3 +156,20 @@ class TeacherMass:
         nodes = nodes[(nodes >= first) & (nodes < last)]
         mass = self._sum[:, self._tree.high[nodes]] - self._sum[:, self._tree.low[nodes]]
         return self._tree.token[nodes], mass
+
+
+def ordered_sum(
+    probability: Float[Tensor, "R V"], order: Int64[Tensor, " K"]
+) -> Float[Tensor, "R K1"]:
+    """Sum each row's entries in an order, from the left, in float64; entry 0 is 0.
+
+    Example:
+        >>> ordered_sum(torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([2, 0]))
+        tensor([[0.0000, 0.2500, 0.7500]], dtype=torch.float64)
+    """
+    on_cpu = probability.device.type == "cpu" and probability.dtype == torch.float32
+    if on_cpu and kernel.available():
+        rows, columns = probability.contiguous().numpy(), order.numpy().astype(np.int32)
+        return torch.from_numpy(kernel.ordered_sum(rows, columns, torch.get_num_threads()))
+    below = probability[:, order].double().cumsum(1)
+    return torch.nn.functional.pad(below, (1, 0))

@@ -1,0 +1,14 @@
+"""The loop of `ordered_sum`, compiled with numba. Imported on first use: numba is slow to load."""
+
+from crosstill.kernels.sorted_l1_compiled import _jit as jit
+
+
+@jit
+def ordered_sum(rows, order, out):
+    """Fill `out` [N, K + 1] with the sums of `rows` [N, V] in the order [K]."""
+    for n in range(rows.shape[0]):
+        total = 0.0
+        out[n, 0] = 0.0
+        for k in range(order.shape[0]):
+            total += rows[n, order[k]]
+            out[n, k + 1] = total
