@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from crosstill.functional.prefix_kl import prefix_rows_loss
+from crosstill.functional import prefix_kl_loss
 from crosstill.functional.prefix_plan import plan_prefixes
-from crosstill.objectives.prefix_kl import make_tables
+from crosstill.functional.prefix_rows import prefix_rows_loss
+from crosstill.objectives.prefix_tables import pair_tables
 from objectives.batches import STUDENT_TOKENS, TEACHER_TOKENS, ToyVocabularies, _spell
 from oracle.prefix_kl import PrefixKl
 
@@ -40,7 +41,7 @@ def case(pair, seed, length=24, dtype=torch.float64, **options):
                for own, other in ((teacher, student), (student, teacher))]  # fmt: skip
     lengths = [[len(token) for token in tokens] for tokens in (student, teacher)]
     oracle = PrefixKl(*spelled, *lengths, **options)
-    return make_tables(vocabulary), ids, chunk, logits, oracle
+    return pair_tables(vocabulary), ids, chunk, logits, oracle
 
 
 def loss_of(tables, ids, chunk, logits, chunks=3, **options):
@@ -140,3 +141,27 @@ def test_without_end_tokens_of_the_text_nothing_is_read_past_it():
         for block in plan.blocks(4)
     ]
     assert torch.allclose(sum(parts), loss_of(tables, ids, chunk, logits)[0])
+
+
+def test_a_batch_is_the_sum_of_its_rows():
+    tables, ids, chunk, logits, _ = case("student shorter", 4)
+    batch = [torch.tensor([side, side]) for side in ids]
+    chunks = [torch.tensor(side)[None].long().repeat(2, 1) for side in chunk]
+    both = [torch.stack([side, side + 0.1 * side.square()]) for side in logits]
+    found = prefix_kl_loss(*both, *batch, *chunks, tables)
+    parts = [
+        loss_of(tables, ids, chunk, [side[row] for side in both], chunks=9)[0] for row in (0, 1)
+    ]
+    assert torch.allclose(found.total, parts[0] + parts[1])
+    assert torch.allclose(found.total, sum(found.sums.values()))
+
+
+def test_no_chunk_gives_zero_with_a_graph():
+    tables, ids, _, logits, _ = case("student shorter", 4)
+    batch = [torch.tensor([side]) for side in ids]
+    none = [torch.full_like(side, -1) for side in batch]
+    student = logits[0][None].requires_grad_()
+    found = prefix_kl_loss(student, logits[1][None], *batch, *none, tables)
+    (gradient,) = torch.autograd.grad(found.total, student)
+    assert found.total == found.count == 0
+    assert not gradient.any()

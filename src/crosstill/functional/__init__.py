@@ -37,7 +37,10 @@ from crosstill.functional.hidden import HIDDEN_DISTANCES, hidden_loss
 from crosstill.functional.losses import LossSum, TeacherChunks, alm_loss, sft_loss, teacher_chunks
 from crosstill.functional.matching import MatchedColumns, match_columns
 from crosstill.functional.mined import mined_loss
+from crosstill.functional.multilevelot import OtForm, multilevelot_loss
 from crosstill.functional.numerics import log1mexp
+from crosstill.functional.prefix_blocks import PrefixTables
+from crosstill.functional.prefix_kl import prefix_kl_loss
 from crosstill.functional.projection import (
     Projection,
     make_projection,
@@ -52,6 +55,8 @@ from crosstill.functional.uld import uld_loss
 from crosstill.functional.xtoken import xtoken_hybrid_loss, xtoken_loss
 
 __all__ = [
+    "PrefixTables",
+    "prefix_kl_loss",
     "DIVERGENCES",
     "DSKD_DIVERGENCES",
     "HIDDEN_DISTANCES",
@@ -79,6 +84,8 @@ __all__ = [
     "mined_loss",
     "sft_loss",
     "token_logprobs",
+    "multilevelot_loss",
+    "OtForm",
     "match_columns",
     "MatchedColumns",
     "gold_loss",

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from crosstill.functional.prefix_kl import PrefixBlock, PrefixTables
+from crosstill.functional.prefix_blocks import PrefixBlock, PrefixTables
 from crosstill.functional.rows import ChunkRows, chunk_rows
 
 Pair = tuple[Tensor, Tensor]

@@ -4,7 +4,7 @@ Axes: N nodes or rows that are asked for, M nodes of a tree, V ids, K places in 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -51,8 +51,8 @@ class PrefixTree:
         """Move the tree to a device."""
         if self.order.device == device:
             return self
-        names = ("order", "low", "high", "end", "token", "child", "keys")
-        return PrefixTree(*(getattr(self, name).to(device) for name in names), self.width)
+        arrays = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.to(device) for name, value in arrays.items()})
 
     def follow(self, node: Int64[Tensor, " N"], token: Int64[Tensor, " N"]) -> Int64[Tensor, " N"]:
         """Find the child that a token leads to; -1 where there is none, or no node to start at."""

@@ -1,0 +1,211 @@
+"""Prefix KL of a block of rows: three sums of divergences over partitions of the student's tokens.
+
+Axes: S student rows of a block, n of them at the start of a chunk and I inside one; R teacher rows,
+V ids, P splits, E members of splits.
+"""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from crosstill.functional.losses import LossSum
+from crosstill.functional.numerics import accumulation_dtype
+from crosstill.functional.prefix_blocks import PrefixBlock, PrefixTables
+from crosstill.functional.prefixes import TeacherMass, spans
+
+TINY = 1e-37
+"""A student's mass below this counts as this and gets no gradient: its logarithm stays finite."""
+
+
+def prefix_rows_loss(
+    student_logits: Float[Tensor, "S Vs"],
+    teacher_logits: Float[Tensor, "R Vt"],
+    block: PrefixBlock,
+    tables: PrefixTables,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+) -> LossSum:
+    """Sum prefix KL over the student rows of a block.
+
+    Args:
+        student_logits: at `block.student`.
+        teacher_logits: at `block.teacher`.
+        block: which rows these are.
+        tables: of the two vocabularies.
+        temperature: of both softmaxes.
+        top_k: as if the teacher gave only so many tokens of each row.
+
+    Returns:
+        The sum in nats, and the number of student rows. `sums` has its three parts: rows at the
+        start of chunks, rows inside, and what splits a class.
+    """
+    mass = TeacherMass(teacher_logits, tables.starts, temperature=temperature, top_k=top_k)
+    logits = student_logits.to(accumulation_dtype(student_logits)) / temperature
+    count = len(block.start_teacher)
+    logprob = torch.log_softmax(logits[:count], -1)
+    target, ended = start_targets(mass, block, tables, logits.shape[1])
+    start = _start_loss(logprob, target, tables)
+    inner = _inner_loss(logits[count:], mass, block, tables)
+    split = _split_loss(logprob, target, ended, mass, block, tables)
+    rows = torch.tensor(float(logits.shape[0]), device=logits.device, dtype=logits.dtype)
+    parts = {"start": start, "inside": inner, "split": split}
+    return LossSum(
+        (start + inner + split).to(logits.dtype),
+        rows,
+        {name: value.detach().to(logits.dtype) for name, value in parts.items()},
+    )
+
+
+def start_targets(
+    mass: TeacherMass, block: PrefixBlock, tables: PrefixTables, width: int
+) -> tuple[Float[Tensor, "n Vs"], Float[Tensor, " n"]]:
+    """Compute the target over classes at every row that begins a chunk; float64.
+
+    The chunk before ends with the bytes of a teacher token; but the student cannot know whether the
+    teacher's token ended there or goes on. So the target is a mixture: the next teacher row with
+    the probability that it ended, and what else the longer tokens go on with.
+
+    Returns:
+        The mass of each class, in the column of the token it is named after, and the probability
+        that the teacher's last token ended there.
+    """
+    token, by_start = mass.starts()
+    row = block.start_teacher
+    target = by_start.new_zeros(len(row), width)
+    target[:, token] = by_start[row] / mass.whole[row, None]
+    ended = torch.ones_like(target[:, 0])
+    if not len(block.exit_start):
+        return target, ended
+    here = mass.below(block.exit_teacher, block.exit_node)
+    seen = here > TINY
+    here = here.clamp(min=TINY)
+    share = mass.ends(block.exit_teacher, block.exit_node) / here
+    ended[block.exit_start] = torch.where(seen, share, 1.0)
+    target *= ended[:, None]
+    owner, child = tables.starts.children(block.exit_node)
+    goes_on = mass.below(block.exit_teacher[owner], child) / here[owner]
+    kind = tables.student_class[tables.starts.token[child]]
+    goes_on = torch.where((kind >= 0) & seen[owner], goes_on, 0.0)
+    place = (block.exit_start[owner], kind.clamp(min=0))
+    return target.index_put_(place, goes_on, accumulate=True), ended
+
+
+def _start_loss(
+    logprob: Float[Tensor, "n Vs"], target: Float[Tensor, "n Vs"], tables: PrefixTables
+) -> Float[Tensor, ""]:
+    """KL between the classes' masses; what the teacher did not say is compared as one class."""
+    pooled = tables.longer.order
+    probability = logprob.exp()
+    by_class = probability.index_add(1, tables.student_class[pooled], probability[:, pooled])
+    target = target.to(logprob.dtype)
+    loss = torch.xlogy(target, target) - target * by_class.clamp(min=TINY).log()
+    missing = (1.0 - target.sum(1)).clamp(min=0.0)
+    untold = by_class.masked_fill(target > 0, 0.0)
+    untold = untold.index_fill(1, pooled, 0.0).sum(1)
+    rest = torch.xlogy(missing, missing) - missing * untold.clamp(min=TINY).log()
+    return loss.sum() + torch.where(missing > 1e-6, rest, 0.0).sum()
+
+
+def _inner_loss(
+    logits: Float[Tensor, "I Vs"], mass: TeacherMass, block: PrefixBlock, tables: PrefixTables
+) -> Float[Tensor, ""]:
+    """KL inside teacher tokens: over the tokens they go on with, and one class for all others."""
+    row, node = block.inner_teacher, block.inner_node
+    here = mass.below(row, node)
+    weight = (here > TINY).to(here.dtype)
+    here = here.clamp(min=TINY)
+    owner, child = tables.starts.children(node)
+    token = tables.starts.token[child]
+    target = (mass.below(row[owner], child) / here[owner]) * weight[owner]
+    ended = (mass.ends(row, node) / here) * weight
+    normaliser = torch.logsumexp(logits, -1)
+    chosen = (logits[owner, token] - normaliser[owner]).clamp(min=torch.finfo(logits.dtype).min)
+    others = logits.index_put((owner, token), logits.new_tensor(-torch.inf))
+    rest = _safe_logsumexp(others) - normaliser
+    return (
+        (torch.xlogy(target, target) - target * chosen.clamp(min=_LOG_TINY)).sum()
+        + (torch.xlogy(ended, ended) - ended * rest.clamp(min=_LOG_TINY)).sum()
+    )  # fmt: skip
+
+
+_LOG_TINY = -85.0
+
+
+def _safe_logsumexp(logits: Float[Tensor, "I Vs"]) -> Float[Tensor, " I"]:
+    """As logsumexp, but with a zero gradient where every logit is minus infinity."""
+    nothing = (logits == -torch.inf).all(-1)
+    filled = logits.masked_fill(nothing.unsqueeze(-1), 0.0)
+    return torch.logsumexp(filled, -1).masked_fill(nothing, -torch.inf)
+
+
+def _split_loss(
+    logprob: Float[Tensor, "n Vs"],
+    target: Float[Tensor, "n Vs"],
+    ended: Float[Tensor, " n"],
+    mass: TeacherMass,
+    block: PrefixBlock,
+    tables: PrefixTables,
+) -> Float[Tensor, ""]:
+    """KL within a class, between student tokens that span several teacher tokens and the others.
+
+    The text says which teacher token comes first, so the row after it says what comes second: that
+    splits the tokens that begin with the first. Likewise for the third, among those that begin with
+    the first two.
+    """
+    start, node, depth = block.split_start, block.split_node, block.split_depth
+    if not len(start):
+        return logprob.sum() * 0.0
+    kind = tables.teacher_class[block.split_first]
+    children = tables.longer.child
+    heir, branch = tables.longer.children(node)
+    slot = torch.cumsum(children[node + 1] - children[node] + 1, 0)
+    slot = slot - (children[node + 1] - children[node] + 1)  # of the others; the branches follow
+    place = slot[heir] + branch - children[node[heir]] + 1
+
+    owner, id = _members(kind, node, depth, tables)
+    own = torch.where(
+        _step(tables, id, depth[owner] - 1) == node[owner],
+        _step(tables, id, depth[owner]) - children[node[owner]] + 1,
+        0,
+    ).clamp(min=0)
+    each = logprob[start[owner], id].double().exp()
+    groups = each.new_zeros(len(start) + len(branch)).index_add(0, slot[owner] + own, each)
+    whole = each.new_zeros(len(start)).index_add(0, owner, each).clamp(min=TINY).log()
+
+    wanted = mass.token(block.split_teacher[heir], tables.longer.token[branch])
+    first = mass.token(block.start_teacher[start], block.split_first)
+    first = first / mass.whole[block.start_teacher[start]] * ended[start]
+    share = (first / target[start, kind].clamp(min=TINY)).clamp(max=1.0)
+    wanted = wanted * torch.where(depth == 1, share, 1.0)[heir]
+    total = wanted.new_zeros(len(start)).index_add(0, heir, wanted)
+    has_rest = (depth == 1) | (tables.longer.end[node] > tables.longer.low[node])
+    rest = torch.where(has_rest, (1.0 - total).clamp(min=0.0), 0.0)
+    norm = torch.where(has_rest, 1.0, total.clamp(min=TINY))
+    found = groups[place].clamp(min=TINY).log() - whole[heir]
+    others = groups[slot].clamp(min=TINY).log() - whole
+    loss = torch.xlogy(wanted, wanted / norm[heir]) - wanted * found
+    return loss.sum() + (torch.xlogy(rest, rest) - rest * others).sum()
+
+
+def _members(
+    kind: Int64[Tensor, " P"],
+    node: Int64[Tensor, " P"],
+    depth: Int64[Tensor, " P"],
+    tables: PrefixTables,
+) -> tuple[Int64[Tensor, " E"], Int64[Tensor, " E"]]:
+    """List the student tokens that a split is about: a class's, or those below a node."""
+    ids = torch.cat([tables.members, tables.longer.order])
+    behind = len(tables.members)
+    low = torch.where(depth == 1, tables.class_start[kind], behind + tables.longer.low[node])
+    high = torch.where(depth == 1, tables.class_start[kind + 1], behind + tables.longer.high[node])
+    owner, place = spans(low, high)
+    return owner, ids[place]
+
+
+def _step(
+    tables: PrefixTables, id: Int64[Tensor, " E"], depth: Int64[Tensor, " E"]
+) -> Int64[Tensor, " E"]:
+    """The node of `longer` after so many teacher tokens (counted from 0) of a student token."""
+    last = tables.above.shape[1] - 1
+    return torch.where(depth <= last, tables.above[id, depth.clamp(max=last)], -1)
