@@ -127,7 +127,7 @@ def test_recipes_on_pages_are_recipes(page):
         recipe = parse_recipe({**whole, **yaml.safe_load(block.text)}, {"use_cpu": True})
         known = {method.name: method for method in methods()}
         for objective, options in recipe.training.objectives.items():
-            assert set(options) <= {"weight", *(o.name for o in known[objective].options)}
+            assert set(options) <= {"weight", "teacher", *(o.name for o in known[objective].options)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

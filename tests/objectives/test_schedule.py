@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosstill.errors import ConfigError
-from crosstill.objectives import Schedule, plain_weight, read_weight
+from crosstill.objectives import Schedule
+from crosstill.objectives.schedule import plain_weight, read_weight
 from oracle import weighting as oracle
 
 

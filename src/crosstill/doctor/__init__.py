@@ -7,7 +7,8 @@ from crosstill.doctor.cost import examine_cost, existing_folder
 from crosstill.doctor.finding import Finding, Findings
 from crosstill.doctor.models import Side, examine_side
 from crosstill.doctor.rows import examine_rows, read_rows
-from crosstill.objectives import create, own_options
+from crosstill.objectives import create
+from crosstill.objectives.schedule import own_options
 from crosstill.training.asked import parse_objectives
 from crosstill.training.recipe import Recipe
 from crosstill.training.teaching import check_same_tokenizer

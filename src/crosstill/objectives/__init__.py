@@ -22,14 +22,15 @@ from crosstill.objectives.gold import Gold
 from crosstill.objectives.hidden import Hidden
 from crosstill.objectives.mined import Mined
 from crosstill.objectives.mix import Mix, MixLoss
+from crosstill.objectives.multilevelot import Multilevelot
 from crosstill.objectives.pair import ModelFacts, Pair, VocabularyPair
 from crosstill.objectives.prefix_kl import PrefixKl
-from crosstill.objectives.schedule import Schedule, plain_weight, read_weight
+from crosstill.objectives.schedule import Schedule, own_options, read_weight
 from crosstill.objectives.seqkd import SeqKd
 from crosstill.objectives.sft import Sft
 from crosstill.objectives.simct import Simct
 from crosstill.objectives.uld import Uld
-from crosstill.objectives.views import MAIN, SAME, TEACHERS
+from crosstill.objectives.views import MAIN
 from crosstill.objectives.xtoken import Xtoken
 
 __all__ = [
@@ -40,22 +41,16 @@ __all__ = [
     "ModelFacts",
     "Objective",
     "OptionInfo",
-    "MAIN",
     "Pair",
     "PairBatch",
-    "SAME",
     "Schedule",
     "Signal",
     "StudentScores",
     "StudentStates",
-    "TEACHERS",
     "VocabularyPair",
     "create",
     "create_mix",
     "methods",
-    "own_options",
-    "plain_weight",
-    "read_weight",
     "register",
 ]
 
@@ -191,16 +186,6 @@ def create_mix(
     return Mix(made, boundary_mask=boundary_mask, vocab_size=vocab_size, teachers=teachers)
 
 
-def own_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Take from what a recipe says of an objective the options of the objective itself.
-
-    Example:
-        >>> own_options({"weight": 0.5, "teacher": "same", "temperature": 5.0})
-        {'temperature': 5.0}
-    """
-    return {key: value for key, value in options.items() if key not in ("weight", "teacher")}
-
-
 def _option(method: str, option: Field) -> OptionInfo:
     if option.default is MISSING or not option.metadata.get("help"):
         raise ConfigError(
@@ -241,3 +226,4 @@ register(Xtoken)
 register(Uld)
 register(Mined)
 register(Gold)
+register(Multilevelot)

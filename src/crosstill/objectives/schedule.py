@@ -1,4 +1,4 @@
-"""Weights of objectives: numbers, or schedules over the steps of a run."""
+"""What a recipe says of every objective: its weight, a number or a schedule over the steps."""
 
 import math
 from collections.abc import Mapping
@@ -134,3 +134,13 @@ def plain_weight(schedule: Schedule) -> float | dict[str, Any]:
         "end": schedule.end,
         "over": schedule.over,
     }
+
+
+def own_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Take from what a recipe says of an objective the options of the objective itself.
+
+    Example:
+        >>> own_options({"weight": 0.5, "teacher": "same", "temperature": 5.0})
+        {'temperature': 5.0}
+    """
+    return {key: value for key, value in options.items() if key not in ("weight", "teacher")}

@@ -3,7 +3,9 @@
 from typing import Any
 
 from crosstill.errors import ConfigError
-from crosstill.objectives import MAIN, TEACHERS, create, own_options, plain_weight, read_weight
+from crosstill.objectives import create
+from crosstill.objectives.schedule import own_options, plain_weight, read_weight
+from crosstill.objectives.views import MAIN, TEACHERS
 from crosstill.training.values import as_dict, is_number
 from crosstill.training.weighting import WEIGHTINGS
 

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from crosstill.errors import ConfigError, TrustError
-from crosstill.objectives import SAME
+from crosstill.objectives.views import SAME
 from crosstill.training.asked import parse_objectives
 from crosstill.training.config import DistillConfig, own_settings
 from crosstill.training.values import unknown_key

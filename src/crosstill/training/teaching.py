@@ -6,8 +6,8 @@ from torch import nn
 
 from crosstill.align.vocab import VocabularyPair
 from crosstill.errors import ConfigError
-from crosstill.objectives import MAIN, SAME, Mix, Pair, PairBatch, Signal
-from crosstill.objectives.views import seen
+from crosstill.objectives import Mix, Pair, PairBatch, Signal
+from crosstill.objectives.views import MAIN, SAME, seen
 from crosstill.pair import model_facts
 from crosstill.teachers.local import LocalTeacher
 from crosstill.teachers.signal import TokenSignal

@@ -19,7 +19,8 @@ from transformers import (
 from crosstill.data.collate import PairCollator
 from crosstill.errors import ConfigError
 from crosstill.heads import HeadSplit
-from crosstill.objectives import MAIN, SAME, MixLoss, PairBatch, Signal
+from crosstill.objectives import MixLoss, PairBatch, Signal
+from crosstill.objectives.views import MAIN, SAME
 from crosstill.teachers.local import LocalTeacher
 from crosstill.text.encode import TextEncoder
 from crosstill.training import meters
