@@ -34,6 +34,9 @@ LogDistributions = Float[Tensor, "n V"]
 SCALES = ("continuous", "gkd")
 """How `jsd` is scaled."""
 
+SMALL_SHARE = 0.05
+"""Up to this share of the other side, a divergence from the mixture is computed with more care."""
+
 
 def forward_kl(
     student_logits: Float[Tensor, "N V"],
@@ -344,14 +347,16 @@ def _mixture(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
 
 
 def _kl_from_mixture(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
-    """KL(a || m) for m = a + share (b - a): exact also where it is of second order."""
+    """KL(a || m) for m = a + share (b - a), no term of it negative."""
     a, b = log_a.exp(), log_b.exp()
+    plain = share * (b - a) - a * (_mixture(log_a, log_b, 1 - share) - log_a)
+    if share > SMALL_SHARE:
+        return plain.sum(-1)
+    # Of second order in the share: what is left where m is all but a comes from a series.
     # 80: below the overflow of float32, and far beyond NEAR for any share worth the name.
     x = share * torch.expm1((log_b - log_a).clamp(max=80.0))
-    near = x.abs() <= NEAR
-    close = a * log1p_residual(x.clamp(-2 * NEAR, 2 * NEAR))
-    far = share * (b - a) - a * (_mixture(log_a, log_b, 1 - share) - log_a)
-    return torch.where(near, close, far).sum(-1)
+    series = a * log1p_residual(x.clamp(-2 * NEAR, 2 * NEAR))
+    return torch.where(x.abs() <= NEAR, series, plain).sum(-1)
 
 
 def _head_share(log_p: Tensor, log_q: Tensor, mu: float, head_size: int) -> Tensor:

@@ -3,11 +3,14 @@
 Axes: N rows, V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from crosstill.errors import ConfigError
 from crosstill.functional.eager import rows_in_block, sum_eagerly
@@ -65,8 +68,7 @@ def log_distribution(
         >>> log_distribution(torch.tensor([0.0, 0.0, -torch.inf]))
         tensor([-6.9315e-01, -6.9315e-01, -1.0000e+04])
     """
-    nothing = logits.amax(-1, keepdim=True) == -torch.inf
-    return torch.log_softmax(logits.masked_fill(nothing, 0.0) / temperature, -1).clamp(min=FLOOR)
+    return cast(Tensor, _LogDistribution.apply(logits, temperature))
 
 
 def row_kl(
@@ -109,3 +111,26 @@ def check_temperature(temperature: float) -> None:
     """
     if not 0.0 < temperature < float("inf"):
         raise ConfigError(f"temperature must be above 0 and finite; got {temperature}")
+
+
+class _LogDistribution(torch.autograd.Function):
+    """Autograd's view of `log_distribution`: two passes over the logits less than the plain ops."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, temperature: float) -> Tensor:
+        nothing = logits.amax(-1, keepdim=True) == -torch.inf
+        scaled = logits if temperature == 1.0 else logits / temperature
+        made = torch.log_softmax(scaled, -1)
+        made = made.masked_fill_(nothing, -math.log(logits.shape[-1])).clamp_(min=FLOOR)
+        ctx.save_for_backward(made, nothing)
+        ctx.temperature = temperature
+        return made
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
+        made, nothing = ctx.saved_tensors
+        outer = outer.masked_fill((made <= FLOOR) | nothing, 0.0)
+        found = outer.sub_(made.exp().mul_(outer.sum(-1, keepdim=True)))
+        found = found.masked_fill_(nothing, 0.0)
+        return found if ctx.temperature == 1.0 else found.div_(ctx.temperature), None
