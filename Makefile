@@ -63,6 +63,7 @@ bench: $(VENV)/.core tokenizers  ## the benchmarks, about 12 minutes; results in
 	mkdir -p runs/bench
 	$(BIN)/python benchmarks/alignment.py --out runs/bench/alignment.json
 	$(BIN)/python benchmarks/mined.py --out runs/bench/mined.json
+	$(BIN)/python benchmarks/losses.py --out runs/bench/losses.json
 	$(BIN)/python benchmarks/alm_head.py --out runs/bench/alm_head.json
 	$(BIN)/python benchmarks/training_step.py --out runs/bench/training_step.json
 	$(BIN)/python benchmarks/training_step.py --bf16 --out runs/bench/training_step_bf16.json

@@ -67,12 +67,12 @@ class Result:
 class Peer:
     """The peer in its own process and environment, asked for one measurement at a time."""
 
-    def __init__(self, python: Path):
+    def __init__(self, python: Path, worker: Path = WORKER):
         self.process = subprocess.Popen(
-            [python, WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [python, worker], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def ask(self, **question: str | float) -> dict:
+    def ask(self, **question: object) -> dict:
         """The worker's answer to one question."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
