@@ -18,7 +18,8 @@ from crosstill.errors import ConfigError
 
 _BLOCK = 256  # strings whose bounds are made at once
 _SLICE = 1000  # queries between two signs of progress
-_QUIET_SECONDS = 3
+_QUIET_SECONDS = 3  # before the first sign
+_SIGN_SECONDS = 1
 _OWN_BITS = 48  # of 64: for the most frequent bytes; the others share the rest
 
 _Strings = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -86,7 +87,11 @@ def _measured(queries: Sequence[bytes], candidates: Mapping[bytes, int]) -> np.n
     signs = compiled.signatures(asked, first, last, bucket)
     best = np.empty(len(queries), np.int64)
     with tqdm(
-        total=len(queries), delay=_QUIET_SECONDS, desc="nearest tokens", unit=" tokens"
+        total=len(queries),
+        delay=_QUIET_SECONDS,
+        mininterval=_SIGN_SECONDS,
+        desc="nearest tokens",
+        unit=" tokens",
     ) as shown:
         for k in range(0, len(queries), _SLICE):
             part = slice(k, k + _SLICE)

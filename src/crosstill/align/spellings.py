@@ -66,7 +66,12 @@ def spell_tokens(
     """
     tokens = pieces(source.bytes)
     rows: list[Sequence[int]] = [()] * len(tokens)
-    texts = {id: text for id, data in enumerate(tokens) if data and (text := _text(data))}
+    dropped = set(target.bytes.missing)
+    texts = {
+        id: text
+        for id, data in enumerate(tokens)
+        if dropped.isdisjoint(data) and (text := _text(data))
+    }
     for id, row in zip(texts, _continuations(target, list(texts.values())), strict=True):
         rows[id] = row
     greedy = _Greedy(target)
