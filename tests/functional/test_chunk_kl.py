@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosstill import functional as F
@@ -119,6 +119,7 @@ def test_zero_at_equality_with_zero_gradient(options):
     assert not student.grad.any()
 
 
+@settings(max_examples=25)
 @given(
     st.lists(st.tuples(*[st.floats(-1000, 0, width=32)] * 2), min_size=1, max_size=8),
     st.sampled_from(OPTIONS),

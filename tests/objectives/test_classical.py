@@ -75,9 +75,9 @@ def test_training_on_it_brings_the_student_to_its_teacher(name):
     case, batch, signal = whole(4, same=True)
     mix = alone(name, case)
     logits = case.logits.clone().requires_grad_()
-    optimizer = torch.optim.Adam([logits], lr=0.2)
+    optimizer = torch.optim.Adam([logits], lr=0.5)
     values = []
-    for _ in range(80):
+    for _ in range(30):
         loss = mix.from_logits(logits, batch, signal, mix.counts(batch, signal))
         values.append(loss.total.item())
         optimizer.zero_grad()
