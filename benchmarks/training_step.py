@@ -114,7 +114,7 @@ def measure(trainer: DistillTrainer, rounds: int) -> dict[str, list[float]]:
         note("ALM arithmetic", lambda b=batch, s=signal: alm_arithmetic(b, s))
         note("merging and counting", lambda b=batch, s=signal: trainer.mix.counts(b, s))
         note("render, tokenise, align, collate", lambda: trainer.data_collator(rows))
-        note("teacher", lambda b=batch: trainer.teacher(b))
+        note("teacher", lambda b=batch: trainer.teacher(b).logprob)  # made when asked for
 
         def student(i: dict = inputs) -> None:
             with trainer.compute_loss_context_manager():
