@@ -73,6 +73,15 @@ def test_the_lowest_id_wins_at_any_distance():
     assert nearest([b"abc"], {b"abc": 9, b"abd": 1}).tolist() == [9]
 
 
+def test_the_same_without_numba(monkeypatch):
+    rng = random.Random(2)
+    table = {bytes(rng.choices(b"abcd", k=rng.choice((2, 5, 6)))): i for i in range(200)}
+    queries = [bytes(rng.choices(b"abcdef", k=rng.choice((3, 5, 90)))) for _ in range(20)]
+    expected = nearest(queries, table).tolist()
+    monkeypatch.setattr("crosstill.align.nearest._compiled", lambda: None)
+    assert nearest(queries, table).tolist() == expected
+
+
 def test_nothing_asked_nothing_found():
     assert nearest([], {}).shape == (0,)
     for queries, candidates in (([b"a"], {}), ([b""], {b"a": 1})):
