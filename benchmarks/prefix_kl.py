@@ -2,7 +2,7 @@
 
 The teacher is SmolLM2-135M's body under Llama-3's tokenizer, with random embeddings (what they hold
 does not matter for time); the student is that of the demonstration, 8,000 tokens. In turn over
-several rounds: a whole step with `alm`, a whole step with `prefix_kl`, and of the latter its own work
+several rounds: a whole step with `alm`, one with `prefix_kl`, and of the latter its own work
 apart: the plan, the cumulative sums, the targets, and the loss with its gradient by the logits.
 Both models' passes and the products of both heads are what `alm` needs too.
 
