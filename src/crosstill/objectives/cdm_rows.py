@@ -15,7 +15,7 @@ from crosstill.align.candidates import CandidateMap
 from crosstill.functional.cdm import group_rows, row_norm_entropy
 from crosstill.functional.embedspace import cosine_distance
 from crosstill.functional.numerics import accumulation_dtype
-from crosstill.functional.topk import top_ids
+from crosstill.functional.topk import ranked, top_values
 from crosstill.objectives.base import Signal
 from crosstill.objectives.cdm_groups import Entries, RowGroups
 
@@ -228,12 +228,12 @@ def row_facts(source: Logits | HeldRows, entries: Entries, k: int) -> RowFacts:
         entries: The rows of each group, at least one group.
         k: Likeliest ids that are wanted.
     """
-    return RowFacts.joined(
-        [
-            RowFacts(top_ids(logits, k), *row_norm_entropy(logits))
-            for logits in _mean_rows(source, entries)
-        ]
-    )
+    found = [
+        (*top_values(logits, k), *row_norm_entropy(logits))
+        for logits in _mean_rows(source, entries)
+    ]
+    values, ids, norm, entropy = map(torch.cat, zip(*found, strict=True))
+    return RowFacts(ranked(values, ids), norm, entropy)
 
 
 def group_facts(
