@@ -118,7 +118,7 @@ def multilevelot_loss(
     pairs = [(s, t.detach()) for s, t in zip(student_logits, teacher_logits, strict=True)]
     compared = sum(min(len(s), len(t)) for s, t in pairs)
     if form.compatible and compared:
-        sums = compared * _as_the_authors(pairs, form)
+        sums = compared * _as_the_authors([(s, t) for s, t in pairs if len(s) and len(t)], form)
     else:
         sums = torch.stack([_sequence(s, t, form) for s, t in pairs]).sum(0)
     total = sums[0] + form.log_weight * sums[1] + form.transport_weight * sums[2]
