@@ -109,7 +109,8 @@ def measure(trainer: DistillTrainer, rounds: int) -> dict[str, list[float]]:
         rendered = [[render(row, encoder) for encoder in encoders] for row in rows]
         batch = trainer.data_collator(rows)
         signal = trainer.teacher(batch)
-        inputs = {"batch": batch, "signal": signal, "counts": trainer.mix.counts(batch, signal)}
+        counts = trainer.mix.counts(batch, signal)
+        inputs = {"batch": batch, "signals": {"main": signal}, "counts": counts}
         note("alignment", lambda r=rendered: [align_rendered(*sides) for sides in r])
         note("ALM arithmetic", lambda b=batch, s=signal: alm_arithmetic(b, s))
         note("merging and counting", lambda b=batch, s=signal: trainer.mix.counts(b, s))

@@ -8,8 +8,10 @@ import pytest
 
 import crosstill.training
 from crosstill.errors import ConfigError
+from crosstill.objectives import create, methods
 from crosstill.training.asked import parse_objectives
 from crosstill.training.config import DistillConfig, own_settings
+from crosstill.training.recipe import Recipe
 
 
 def config(tmp_path, **settings) -> DistillConfig:
@@ -28,6 +30,35 @@ def test_every_setting_of_ours_is_read_somewhere():
                 if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load)
             }
     assert set(own_settings()) - read == set()
+
+
+def attributes_read(*folders: str) -> set[str]:
+    """Attributes that the code of these packages reads, outside the checks of `__post_init__`."""
+    package = Path(crosstill.training.__file__).parents[1]
+    read = set()
+    for file in (file for folder in folders for file in (package / folder).rglob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        checks = [n for n in ast.walk(tree) if getattr(n, "name", "") == "__post_init__"]
+        checked = {id(inner) for check in checks for inner in ast.walk(check)}
+        read |= {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Load)
+            and id(node) not in checked
+        }
+    return read
+
+
+def test_every_key_of_a_recipe_is_read_somewhere():
+    keys = {field.name for field in dataclasses.fields(Recipe)}
+    assert keys - attributes_read("training", "doctor") == set()
+
+
+@pytest.mark.parametrize("name", [method.name for method in methods()])
+def test_every_option_of_an_objective_is_read_somewhere(name):
+    options = {field.name for field in dataclasses.fields(create(name).options)}
+    assert options - attributes_read("objectives", "functional") == set()
 
 
 def test_every_setting_of_ours_says_what_it_does():
