@@ -111,6 +111,29 @@ def test_tiled_reads_no_length_that_is_not_there(function, id):
         function(ids, lengths, 0, ids[:1], lengths, 0)
 
 
+@pytest.mark.parametrize("function", [kernel.row_chunks_numpy, compiled.row_chunks])
+def test_a_row_of_stretches(function):
+    # "ab", nothing, "c" against "a", "b", nothing, "c"; the first stretch is cut by the second
+    student, teacher = np.array([2, 2, 3]), np.array([1, 2, 2, 3])
+    stretches = np.array([[0, 2, 0, 0, 0, 3, 0, 0, 0, 1], [1, 3, 1, 2, 2, 4, 2, 2, 0, 1]])
+    *found, aligned = function(student, 3, teacher, 4, stretches)
+    assert [array.tolist() for array in found] == [
+        [0, 1, 1],
+        [0, 0, 1, 1],
+        [False, True],
+        [False, False],
+    ]
+    assert aligned == 1
+
+
+@pytest.mark.parametrize("function", [kernel.row_chunks_numpy, compiled.row_chunks])
+def test_a_row_without_stretches(function):
+    none = np.empty((0, 10), np.int64)
+    *found, aligned = function(np.array([1]), 1, np.empty(0, np.int64), 0, none)
+    assert [array.tolist() for array in found] == [[-1], [], [], []]
+    assert aligned == 0
+
+
 def test_import_is_cheap_and_needs_no_torch():
     code = (
         "import sys, crosstill.align.kernel as k; "

@@ -273,6 +273,15 @@ def test_a_rewritten_content_is_aligned_and_flagged():
     ).rewritten
 
 
+def test_a_content_that_a_normaliser_would_change_alone_stays_within_its_row():
+    stripping = text_encoder(tiny.bytes_only(normalizer=normalizers.Strip()))
+    student = hand_made(stripping, ["<a >"], [content("a ", 1)])
+    teacher = hand_made(BYTES, [":a "], [content("a ", 1)])
+    alignment = align_rendered(student, teacher)
+    assert check(student, teacher, alignment) == [(b"a", b"a"), (b" ", b" ")]
+    assert not alignment.rewritten
+
+
 def test_unknown_tokens_are_a_counted_fault():
     letters = text_encoder(tiny.characters(["abc"]))
     student = hand_made(letters, ["abzc"], [])

@@ -1,5 +1,7 @@
 """Properties of the chunk kernel on arbitrary lines: gaps, outside tokens, empty tokens."""
 
+from itertools import accumulate, pairwise
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -84,3 +86,70 @@ def test_tiled_form_equals_the_general_one(student, teacher, student_prefix, tea
 
 def chunk_of_arrays(coordinates):
     return compiled.chunk_ids(*coordinates)[:2]
+
+
+@st.composite
+def stretches(draw):
+    """A row, stretch by stretch: kind, taught, and for each side its tokens' lengths and edges."""
+    found = []
+    for kind in draw(st.lists(st.sampled_from(["outside", "anchor", "content", "moved"]))):
+        sides = []
+        for _ in range(2):
+            lengths = draw(st.lists(st.integers(0, 3), min_size=1, max_size=5))
+            scale = 8 if kind == "moved" else 1
+            start = draw(st.integers(-2, 3)) if kind == "moved" else draw(st.integers(0, 3))
+            sides.append((lengths, list(accumulate((scale * n for n in lengths), initial=start))))
+        found.append((kind, draw(st.booleans()), sides))
+    return found
+
+
+def as_arrays(row):
+    """What `row_chunks` takes."""
+    ends, extra = ([], []), ([], [])
+    sizes = [sum(len(sides[k][0]) for _, _, sides in row) for k in (0, 1)]
+    table = []
+    for kind, taught, sides in row:
+        places = []
+        for own, moved, size, (lengths, edges) in zip(ends, extra, sizes, sides, strict=True):
+            first, start = len(own), own[-1] if own else 0
+            own.extend(start + end for end in accumulate(lengths))
+            if kind == "moved":
+                places += [first, len(own), 1 + size + len(moved), 0]
+                moved.extend(edges)
+            else:
+                places += [first, len(own), first, start - edges[0]]
+        if kind != "outside":
+            table.append([*places, kind == "anchor", taught])
+    lines = [np.array([*own, *moved], np.int64) for own, moved in zip(ends, extra, strict=True)]
+    return lines[0], sizes[0], lines[1], sizes[1], np.array(table, np.int64).reshape(-1, 10)
+
+
+def expected_of(row):
+    """Every stretch by the oracle, one after the other."""
+    labels, supervised, anchor, lengths = ([], []), [], [], []
+    for kind, taught, sides in row:
+        tokens = [list(pairwise(edge + 2 for edge in edges)) for _, edges in sides]
+        chunks = chunks_of_line(*tokens) if kind in ("content", "moved") else []
+        own = [chunk_of_tokens(side, chunks) for side in tokens]
+        count = len(chunks)
+        if kind == "anchor":
+            own, count = [[0] * len(side) for side in tokens], 1
+        for side, found in zip(labels, own, strict=True):
+            side.extend(k + len(supervised) if k >= 0 else -1 for k in found)
+        supervised += [taught] * count
+        anchor += [kind == "anchor"] * count
+        lengths += sides[0][0]
+    for side in labels:
+        if side and side[0] >= 0:
+            supervised[side[0]] = False
+    aligned = [n for n, k in zip(lengths, labels[0], strict=True) if k >= 0 and supervised[k]]
+    return *labels, supervised, anchor, sum(aligned)
+
+
+@settings(max_examples=300, deadline=None)
+@given(stretches())
+def test_rows_equal_the_oracle(row):
+    for function in (compiled.row_chunks, kernel.row_chunks_numpy):
+        *found, aligned = function(*as_arrays(row))
+        assert (*(array.tolist() for array in found), aligned) == expected_of(row)
+        assert [array.dtype for array in found] == [np.int32, np.int32, bool, bool]

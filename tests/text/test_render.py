@@ -331,6 +331,9 @@ def test_rewritten_contents_keep_their_own_text_and_the_spelled_range(name):
         assert part.text == text
         assert stream[part.start : part.end] == encoder.normalization.spelled(text)
         assert stream[part.start : part.end] != text.encode()
+        assert part.rewritten
+    beside = render(chat(texts[0], "naive"), encoder)
+    assert [part.rewritten for part in contents(beside)] == [True, False]
 
 
 def test_a_normaliser_that_joins_prompt_and_completion_is_a_fault():

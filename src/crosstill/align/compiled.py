@@ -11,12 +11,12 @@ import numpy as np
 from numba import njit
 
 
-def jit(function: Callable, **options: bool) -> Any:
+def jit(function: Callable, boundscheck: bool = False) -> Any:
     """Compiles a function on its first call and keeps the code on disk where there is a place."""
     try:
-        return njit(cache=True, **options)(function)
+        return njit(cache=True, boundscheck=boundscheck)(function)
     except RuntimeError:  # no folder to keep compiled code in: compile again in each process
-        return njit(**options)(function)
+        return njit(boundscheck=boundscheck)(function)
 
 
 @jit
@@ -104,24 +104,27 @@ def _edges(ids, lengths, prefix):
 
 
 @jit
-def _walk(student, teacher, student_chunk, teacher_chunk, n):
-    """Labels the tokens between the edges of both sides, from chunk n on; returns the next one."""
+def _walk(student, teacher, shift, student_chunk, teacher_chunk, n):
+    """Labels the tokens between the edges of both sides, from chunk n on; returns the next one.
+
+    The teacher's edge e lies where the student's `e + shift` does.
+    """
     i, j = 0, 0
-    student_at, teacher_at = student[0], teacher[0]
+    student_at, teacher_at = student[0], teacher[0] + shift
     while student_at != teacher_at and i < len(student_chunk) and j < len(teacher_chunk):
         if student_at < teacher_at:
             i += 1
             student_at = student[i]
         else:
             j += 1
-            teacher_at = teacher[j]
+            teacher_at = teacher[j] + shift
     student_chunk[:i], teacher_chunk[:j] = -1, -1
     before, last, i_last, j_last = n, student_at, i, j  # the last shared edge, if there is one
     shared = student_at == teacher_at
     while shared and i < len(student_chunk) and j < len(teacher_chunk):
         student_chunk[i], teacher_chunk[j] = n, n
         i, j = i + 1, j + 1
-        student_at, teacher_at = student[i], teacher[j]
+        student_at, teacher_at = student[i], teacher[j] + shift
         while student_at != teacher_at:  # the side that is behind goes on
             if student_at < teacher_at:
                 if i == len(student_chunk):
@@ -134,7 +137,7 @@ def _walk(student, teacher, student_chunk, teacher_chunk, n):
                     break
                 teacher_chunk[j] = n
                 j += 1
-                teacher_at = teacher[j]
+                teacher_at = teacher[j] + shift
         if student_at == teacher_at and student_at > last:
             n += 1
             last, i_last, j_last = student_at, i, j
@@ -142,8 +145,62 @@ def _walk(student, teacher, student_chunk, teacher_chunk, n):
     for i in range(i_last, len(student_chunk)):
         student_chunk[i] = n - 1 if n > before and student[i + 1] == last else -1
     for j in range(j_last, len(teacher_chunk)):
-        teacher_chunk[j] = n - 1 if n > before and teacher[j + 1] == last else -1
+        teacher_chunk[j] = n - 1 if n > before and teacher[j + 1] + shift == last else -1
     return n
+
+
+@jit
+def _from_zero(ends):
+    """The edges of tokens that end there, the first of which starts at 0."""
+    edges = np.empty(len(ends) + 1, np.int64)
+    edges[0] = 0
+    edges[1:] = ends
+    return edges
+
+
+@jit
+def _range(stretches, k, first, size):
+    """The tokens of a side in a stretch; what the next stretch has too is the next one's."""
+    stop = min(stretches[k, first + 1], size)
+    if k + 1 < len(stretches):
+        stop = min(stop, stretches[k + 1, first])
+    return stretches[k, first], max(stop, stretches[k, first])
+
+
+@jit
+def row_chunks(student_ends, n_student, teacher_ends, n_teacher, stretches):
+    """See `kernel.row_chunks`."""
+    student_edges, teacher_edges = _from_zero(student_ends), _from_zero(teacher_ends)
+    student_chunk = np.full(n_student, -1, np.int32)
+    teacher_chunk = np.full(n_teacher, -1, np.int32)
+    behind = np.empty(len(stretches), np.int64)  # the number behind each stretch's chunks
+    n = 0
+    for k in range(len(stretches)):
+        i, i_stop = _range(stretches, k, 0, n_student)
+        j, j_stop = _range(stretches, k, 4, n_teacher)
+        own, other = student_chunk[i:i_stop], teacher_chunk[j:j_stop]
+        if not stretches[k, 8]:
+            at, teacher_at = stretches[k, 2], stretches[k, 6]
+            student = student_edges[at : at + len(own) + 1]
+            teacher = teacher_edges[teacher_at : teacher_at + len(other) + 1]
+            n = _walk(student, teacher, stretches[k, 3] - stretches[k, 7], own, other, n)
+        elif len(own) and len(other):
+            own[:], other[:] = n, n
+            n += 1
+        behind[k] = n
+    supervised, anchor = np.empty(n, np.bool_), np.empty(n, np.bool_)
+    n = 0
+    for k in range(len(stretches)):
+        anchor[n : behind[k]], supervised[n : behind[k]] = stretches[k, 8], stretches[k, 9]
+        n = behind[k]
+    for chunk in (student_chunk, teacher_chunk):
+        if len(chunk) and chunk[0] >= 0:
+            supervised[chunk[0]] = False
+    aligned = 0
+    for i in range(n_student):
+        if student_chunk[i] >= 0 and supervised[student_chunk[i]]:
+            aligned += student_edges[i + 1] - student_edges[i]
+    return student_chunk, teacher_chunk, supervised, anchor, aligned
 
 
 @jit
@@ -155,5 +212,5 @@ def tiled_chunk_ids(
     teacher, teacher_bytes = _edges(teacher_ids, teacher_lengths, teacher_prefix)
     student_chunk = np.empty(len(student_ids), np.int32)
     teacher_chunk = np.empty(len(teacher_ids), np.int32)
-    n = _walk(student, teacher, student_chunk, teacher_chunk, 0)
+    n = _walk(student, teacher, 0, student_chunk, teacher_chunk, 0)
     return student_chunk, teacher_chunk, n, student_bytes, teacher_bytes

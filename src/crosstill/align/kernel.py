@@ -18,6 +18,8 @@ from types import ModuleType
 import numpy as np
 
 Chunked = tuple[np.ndarray, np.ndarray, int]
+RowChunks = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]
+_GAP = 8  # between two stretches, more than an edge is moved where it may match none
 
 
 @lru_cache(maxsize=1)
@@ -96,6 +98,40 @@ def tiled_chunk_ids(
     )
 
 
+def row_chunks(
+    student_ends: np.ndarray,
+    n_student: int,
+    teacher_ends: np.ndarray,
+    n_teacher: int,
+    stretches: np.ndarray,
+) -> RowChunks:
+    """The chunks of a row that consists of stretches, each with a line of its own.
+
+    A stretch is a row of ten numbers. Four for the student: its first token, one behind its last,
+    and where the first one starts: at `(0, *student_ends)[edge] - origin`. The tokens behind it
+    end at the following places. The same four for the teacher. Then whether all of the stretch is
+    one chunk (an anchor, whose bytes do not count), and whether it is taught.
+
+    Args:
+        student_ends: int64, byte ends of the student's tokens, and behind them edges that
+            stretches are to have instead.
+        n_student: Ts, the student's tokens.
+        teacher_ends: int64, as `student_ends`.
+        n_teacher: Tt.
+        stretches: int64 [P, 10], in the order of the tokens. What two of them have belongs to the
+            second.
+
+    Returns:
+        `(student_chunk int32 [Ts], teacher_chunk int32 [Tt], supervised bool [C], anchor bool [C],
+        aligned_bytes)`: the chunk of every token, -1 for none; which chunks are taught, among
+        which none holds the first token of a side; which are anchors; how many bytes the student
+        spells in supervised chunks.
+    """
+    compiled = _compiled()
+    run = compiled.row_chunks if compiled else row_chunks_numpy
+    return run(student_ends, n_student, teacher_ends, n_teacher, stretches)
+
+
 def chunk_ids_numpy(
     student_start: np.ndarray,
     student_end: np.ndarray,
@@ -138,6 +174,40 @@ def tiled_chunk_ids_numpy(
         edges = np.maximum(ends, 0)
         lines += [edges[:-1], edges[1:]]
     return *chunk_ids_numpy(*lines), totals[0], totals[1]
+
+
+def row_chunks_numpy(
+    student_ends: np.ndarray,
+    n_student: int,
+    teacher_ends: np.ndarray,
+    n_teacher: int,
+    stretches: np.ndarray,
+) -> RowChunks:
+    """`row_chunks` without numba: every stretch behind the one before it, on one line."""
+    edges = [np.append(0, ends) for ends in (student_ends, teacher_ends)]
+    lines = [np.full((2, size), -1, np.int64) for size in (n_student, n_teacher)]
+    stretch_of = np.full(n_student, -1, np.int64)
+    top = 0
+    for k, row in enumerate(stretches.tolist()):
+        base = top + _GAP
+        stretch_of[row[0] : row[1]] = k
+        places = zip(lines, edges, (row[:4], row[4:8]), strict=True)
+        for line, ends, (first, stop, at, origin) in places:
+            own = ends[at : at + stop - first + 1] - origin
+            if row[8]:
+                own = np.arange(stop - first + 1) // max(stop - first, 1)  # all but the last at 0
+            line[:, first:stop] = base + own[:-1], base + own[1:]
+            top = max(top, base + int(own[-1]))
+    student_chunk, teacher_chunk, n = chunk_ids_numpy(*lines[0], *lines[1])
+    of = np.empty(n, np.int64)
+    of[student_chunk[student_chunk >= 0]] = stretch_of[student_chunk >= 0]
+    anchor, supervised = stretches[of, 8] > 0, stretches[of, 9] > 0
+    for chunk in (student_chunk, teacher_chunk):
+        if len(chunk) and chunk[0] >= 0:
+            supervised[chunk[0]] = False
+    counted = np.append(supervised, False)[student_chunk]
+    aligned = int(np.diff(edges[0][: n_student + 1])[counted].sum())
+    return student_chunk, teacher_chunk, supervised, anchor, aligned
 
 
 def _covered(side: tuple[np.ndarray, np.ndarray], points: np.ndarray) -> np.ndarray:

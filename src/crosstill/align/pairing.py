@@ -4,14 +4,12 @@ Never by position alone: a content pairs with the same characters of the same me
 token with the one of the same role in the same message, if both sides have as many of them.
 """
 
-from collections import defaultdict
 from dataclasses import dataclass
-from itertools import pairwise
 
 from crosstill.text.render import Part
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen, for speed
 class PartPair:
     """A student's and a teacher's part, and the characters that both have.
 
@@ -37,21 +35,24 @@ class PartPair:
 
 def pair_parts(student: tuple[Part, ...], teacher: tuple[Part, ...]) -> list[PartPair]:
     """The parts that both sides have, in an order that both sides keep."""
-    others = defaultdict(list)
-    for part in teacher:
-        others[part.kind, part.role, part.message].append(part)
-    counts = defaultdict(int)
-    for part in student:
-        counts[part.kind, part.role, part.message] += 1
-    seen, pairs = defaultdict(int), []
+    own, others = _by_place(student), _by_place(teacher)
+    pairs = []
     for part in student:
         key = part.kind, part.role, part.message
+        mates = others.get(key, ())
         if part.kind == "content":
-            pairs += [pair for other in others[key] if (pair := _overlap(part, other))]
-        elif counts[key] == len(others[key]):
-            pairs.append(PartPair(part, others[key][seen[key]]))
-            seen[key] += 1
+            pairs += [pair for mate in mates if (pair := _overlap(part, mate))]
+        elif len(mates) == len(own[key]):
+            pairs.append(PartPair(part, mates[own[key].index(part)]))
     return _in_order(pairs, teacher)
+
+
+def _by_place(parts: tuple[Part, ...]) -> dict[tuple[str, str, int], list[Part]]:
+    """The parts of each kind and role in each message."""
+    found = {}
+    for part in parts:
+        found.setdefault((part.kind, part.role, part.message), []).append(part)
+    return found
 
 
 def _overlap(student: Part, teacher: Part) -> PartPair | None:
@@ -69,7 +70,7 @@ def _in_order(pairs: list[PartPair], teacher: tuple[Part, ...]) -> list[PartPair
     """Where templates order things differently, keeps the largest set of pairs in one order."""
     place = {id(part): k for k, part in enumerate(teacher)}
     keys = [(place[id(pair.teacher)], pair.teacher_at) for pair in pairs]
-    if all(one <= next_one for one, next_one in pairwise(keys)):
+    if keys == sorted(keys):
         return pairs
     best: list[int] = []  # most characters in a chain that ends here
     before: list[int] = []

@@ -1,23 +1,26 @@
 """Alignment of one row as the two models read it: templates, special tokens, supervision.
 
-Only what both sides have lies on the common line. A stretch of a message that both templates wrote
-takes its bytes there, a special token with the same role in the same message takes one unit, and
-everything else (template words, tokens across a seam, special tokens of one side) is outside.
+Only what both sides have is aligned, stretch by stretch: the characters of a message that both
+templates wrote, by their bytes; a special token with the same role in the same message, as a whole.
+Everything else (template words, tokens across a seam, special tokens of one side) is in no chunk.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from crosstill.align.coordinates import SCALE, rewritten_line
-from crosstill.align.kernel import chunk_ids
+from crosstill.align.coordinates import rewritten_line
+from crosstill.align.kernel import row_chunks
 from crosstill.align.pairing import PartPair, pair_parts
 from crosstill.text.normalize import Normalization
 from crosstill.text.render import Part, Rendered
 from crosstill.text.rows import RowFault
 
+_Place = tuple[int, int, int, int]
+"""The student's or the teacher's half of a stretch of `kernel.row_chunks`."""
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(eq=False)  # not frozen, for speed
 class RowAlignment:
     """The chunks of one rendered row.
 
@@ -27,7 +30,7 @@ class RowAlignment:
         supervised: bool [C], whether the chunk may be taught: both sides' parts are supervised,
             and it does not hold the first token of a side (which has no likelihood).
         anchor: bool [C], whether the chunk is a pair of special tokens.
-        rewritten: Whether a normaliser changed a content that is on the line.
+        rewritten: Whether a normaliser changed a content that both sides have.
         aligned_bytes: Bytes of content that the student spells in supervised chunks.
         total_bytes: Bytes of content that the student spells in its supervised parts.
     """
@@ -39,40 +42,6 @@ class RowAlignment:
     rewritten: bool
     aligned_bytes: int
     total_bytes: int
-
-
-class _Line:
-    """The token coordinates of one side, filled part by part."""
-
-    def __init__(self, rendered: Rendered):
-        self.ids = rendered.ids
-        self.special = rendered.encoder.bytes.special
-        self.edges = np.zeros(len(self.ids) + 1, np.int64)
-        self.edges[1:] = rendered.byte_ends
-        self.start, self.end, self.pair = np.full((3, len(self.ids)), -1, np.int64)
-
-    def tokens(self, start: int, end: int) -> tuple[int, int]:
-        """The tokens wholly within the bytes `[start, end)`, no special token among them."""
-        first = int(self.edges[:-1].searchsorted(start, side="left"))
-        last = int(self.edges[1:].searchsorted(end, side="right"))
-        for at in range(first, last):
-            if self.edges[at + 1] > start:
-                break
-            if self.special[self.ids[at]]:
-                first = at + 1
-        for at in reversed(range(first, last)):
-            if self.edges[at] < end:
-                break
-            if self.special[self.ids[at]]:
-                last = at
-        return first, max(first, last)
-
-    def put(self, first: int, edges: np.ndarray, pair: int) -> None:
-        """Places the tokens from `first` on between the edges."""
-        stop = first + len(edges) - 1
-        self.start[first:stop] = edges[:-1]
-        self.end[first:stop] = edges[1:]
-        self.pair[first:stop] = pair
 
 
 def align_rendered(student: Rendered, teacher: Rendered) -> RowAlignment:
@@ -87,42 +56,37 @@ def align_rendered(student: Rendered, teacher: Rendered) -> RowAlignment:
             that hide bytes, `unaligned` when a content's tokens do not spell what its tokenizer
             makes of it.
     """
-    for side in (student, teacher):
+    sides = student, teacher
+    for side in sides:
         _check_known(side)
-    pairs = pair_parts(student.parts, teacher.parts)
-    lines = _Line(student), _Line(teacher)
-    base, rewritten = 0, False
-    for k, pair in enumerate(pairs):
-        if pair.student.kind == "special":
-            length = _put_special(lines, pair, base, k)
-        else:
-            length, changed = _put_content(lines, pair, (student, teacher), base, k)
-            rewritten |= changed
-        base += length + SCALE  # a gap, so that no chunk reaches over two parts
-    student_chunk, teacher_chunk, n = chunk_ids(
-        lines[0].start, lines[0].end, lines[1].start, lines[1].end
+    edges = [student.byte_ends], [teacher.byte_ends]
+    stretches, rewritten = [], False
+    for pair in pair_parts(student.parts, teacher.parts):
+        own, other = pair.student, pair.teacher
+        taught = own.supervised and other.supervised
+        if own.kind == "special":
+            stretches += own.start, own.end, 0, 0, other.start, other.end, 0, 0, True, taught
+        elif places := _places(pair, sides):
+            if (own.rewritten or other.rewritten) and _changed(pair, sides):
+                rewritten = True
+                places = _on_common_line(pair, sides, places, edges)
+            stretches += *places[0], *places[1], False, taught
+    student_chunk, teacher_chunk, supervised, anchor, aligned_bytes = row_chunks(
+        _joined(edges[0]),
+        len(student.ids),
+        _joined(edges[1]),
+        len(teacher.ids),
+        np.array(stretches, np.int64).reshape(-1, 10),
     )
-    held = student_chunk >= 0
-    pair_of = np.empty(n, np.int64)
-    pair_of[student_chunk[held]] = lines[0].pair[held]
-    taught = np.array([p.student.supervised and p.teacher.supervised for p in pairs], bool)
-    special = np.array([p.student.kind == "special" for p in pairs], bool)
-    supervised, anchor = taught[pair_of], special[pair_of]
-    for chunk in (student_chunk, teacher_chunk):
-        if len(chunk) and chunk[0] >= 0:
-            supervised[chunk[0]] = False
-    counted = held.copy()
-    counted[held] = supervised[student_chunk[held]]
+    contents = [part for part in student.parts if part.kind == "content" and part.supervised]
     return RowAlignment(
         student_chunk,
         teacher_chunk,
         supervised,
         anchor,
         rewritten,
-        aligned_bytes=int(np.diff(lines[0].edges)[counted].sum()),
-        total_bytes=sum(
-            p.end - p.start for p in student.parts if p.kind == "content" and p.supervised
-        ),
+        aligned_bytes,
+        total_bytes=sum([part.end - part.start for part in contents]),
     )
 
 
@@ -136,57 +100,94 @@ def _check_known(side: Rendered) -> None:
         )
 
 
-def _put_special(lines: tuple[_Line, _Line], pair: PartPair, base: int, k: int) -> int:
-    """Gives a special of both sides one unit; edges inside a longer one match nothing."""
-    for beside, (line, part) in enumerate(zip(lines, (pair.student, pair.teacher), strict=True)):
-        inner = [base + 1 + beside] * (part.end - part.start - 1)
-        line.put(part.start, np.array([base, *inner, base + SCALE]), k)
-    return SCALE
+def _places(pair: PartPair, sides: tuple[Rendered, Rendered]) -> tuple[_Place, _Place] | None:
+    """Where a content stands on both sides; `None` where a side has no token of it."""
+    size = _utf8_size(pair.text)
+    student = _place(sides[0], pair.student, pair.student_at, pair.length, size)
+    teacher = _place(sides[1], pair.teacher, pair.teacher_at, pair.length, size)
+    return (student, teacher) if student[0] < student[1] and teacher[0] < teacher[1] else None
 
 
-def _put_content(
-    lines: tuple[_Line, _Line], pair: PartPair, sides: tuple[Rendered, Rendered], base: int, k: int
-) -> tuple[int, bool]:
-    """Places a content of both sides; returns its length on the line and if it was rewritten."""
-    student, teacher = (side.encoder.normalization for side in sides)
-    spans = (
-        _byte_range(pair.student, pair.student_at, pair.length, student),
-        _byte_range(pair.teacher, pair.teacher_at, pair.length, teacher),
-    )
-    tokens, edges = [], []
-    for line, (start, end) in zip(lines, spans, strict=True):
-        first, stop = line.tokens(start, end)
-        if first == stop:
-            return 0, False
-        tokens.append(first)
-        edges.append(line.edges[first : stop + 1] - start)
-    rewritten = student.changes(pair.text) or teacher.changes(pair.text)
-    if rewritten:
-        edges = rewritten_line(pair.text, student, edges[0], teacher, edges[1])
+def _place(side: Rendered, part: Part, at: int, length: int, size: int) -> _Place:
+    """Where `length` characters of a part from `at` on, which are `size` bytes, stand."""
+    if part.rewritten:
+        start, end = _rewritten_range(part, at, length, side.encoder.normalization)
     else:
-        edges = [SCALE * own for own in edges]
-    for line, first, own in zip(lines, tokens, edges, strict=True):
-        line.put(first, base + own, k)
-    return int(max(own[-1] for own in edges)), rewritten
+        start = part.start + _utf8_size(part.text[:at])
+        end = start + size
+        _check_end(part, end + _utf8_size(part.text[at + length :]))
+    first, stop = _tokens(side, start, end)
+    return first, stop, first, start
 
 
-def _byte_range(part: Part, at: int, length: int, normalization: Normalization) -> tuple[int, int]:
-    """Where `length` characters of a part from `at` on stand in the side's spelled bytes.
-
-    An empty range where the characters were rewritten together with others beside them.
-    """
+def _rewritten_range(
+    part: Part, at: int, length: int, normalization: Normalization
+) -> tuple[int, int]:
+    """Where characters are spelled; nowhere if they are rewritten together with those beside."""
     whole = normalization.spelled(part.text)
-    if len(whole) != part.end - part.start:
+    _check_end(part, part.start + len(whole))
+    pieces = part.text[:at], part.text[at : at + length], part.text[at + length :]
+    head, body, tail = (normalization.spelled(piece) for piece in pieces)
+    start = part.start + len(head)
+    return start, start + len(body) if head + body + tail == whole else start
+
+
+def _check_end(part: Part, expected: int) -> None:
+    if part.end != expected:
         raise RowFault(
             "unaligned",
-            f"expected the {part.role}'s content of message {part.message} to take {len(whole)} "
-            f"bytes, got {part.end - part.start}: the tokenizer rewrites it together with the "
-            "text around it.",
+            f"expected the {part.role}'s content of message {part.message} to take "
+            f"{expected - part.start} bytes, got {part.end - part.start}: the tokenizer rewrites "
+            "it together with the text around it.",
         )
-    if length == len(part.text):
-        return part.start, part.end
-    texts = part.text[:at], part.text[at : at + length], part.text[at + length :]
-    head, body, tail = (normalization.spelled(text) for text in texts)
-    if head + body + tail != whole:
-        return part.start, part.start
-    return part.start + len(head), part.start + len(head) + len(body)
+
+
+def _tokens(side: Rendered, start: int, end: int) -> tuple[int, int]:
+    """The tokens wholly within the bytes `[start, end)`, no special token at either end."""
+    ends, ids, special = side.byte_ends, side.ids, side.encoder.bytes.special
+    first = int(ends.searchsorted(start)) + 1 if start > 0 else 0
+    stop = int(ends.searchsorted(end, "right"))
+    at = first
+    while at < stop and ends[at] <= start:
+        at += 1
+        if special[ids[at - 1]]:
+            first = at
+    at = stop - 1
+    while at > first and ends[at - 1] >= end:
+        if special[ids[at]]:
+            stop = at
+        at -= 1
+    return first, stop
+
+
+def _changed(pair: PartPair, sides: tuple[Rendered, Rendered]) -> bool:
+    """Whether a normaliser changed the common characters on either side."""
+    return any(side.encoder.normalization.changes(pair.text) for side in sides)
+
+
+def _on_common_line(
+    pair: PartPair,
+    sides: tuple[Rendered, Rendered],
+    places: tuple[_Place, _Place],
+    edges: tuple[list[np.ndarray], list[np.ndarray]],
+) -> tuple[_Place, _Place]:
+    """The places of a rewritten content on a line that both sides share, put behind the edges."""
+    own = [
+        np.append(0, side.byte_ends)[first : stop + 1] - start
+        for side, (first, stop, _, start) in zip(sides, places, strict=True)
+    ]
+    student, teacher = (side.encoder.normalization for side in sides)
+    common = rewritten_line(pair.text, student, own[0], teacher, own[1])
+    moved = []
+    for (first, stop, _, _), side_edges, line in zip(places, edges, common, strict=True):
+        moved.append((first, stop, 1 + sum(map(len, side_edges)), 0))
+        side_edges.append(line)
+    return moved[0], moved[1]
+
+
+def _joined(edges: list[np.ndarray]) -> np.ndarray:
+    return edges[0] if len(edges) == 1 else np.concatenate(edges)
+
+
+def _utf8_size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())

@@ -30,6 +30,7 @@ class Part:
         end: One past the last byte or token.
         supervised: Whether it is taught.
         offset: Characters of the message's content before `text` (a template may strip it).
+        rewritten: Whether the tokens spell something else than `text`, by a normaliser.
     """
 
     kind: Literal["content", "special"]
@@ -40,6 +41,7 @@ class Part:
     end: int
     supervised: bool
     offset: int = 0
+    rewritten: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,15 @@ class _Run:
     start: int  # characters
     end: int
     special: bool
+
+
+@dataclass(frozen=True)
+class _Spelled:
+    """What one run spells: from which byte on, which bytes, and whether they are not its text's."""
+
+    start: int
+    bytes: bytes
+    rewritten: bool
 
 
 def render(
@@ -195,8 +206,8 @@ def _trimmed(place: Located, runs: Sequence[_Run]) -> Located:
 
 def _spell(
     text: str, runs: Sequence[_Run], encoder: TextEncoder
-) -> tuple[list[tuple[int, bytes]], np.ndarray]:
-    """First byte and spelled bytes of each run, and the byte ends of all tokens.
+) -> tuple[list[_Spelled], np.ndarray]:
+    """What each run spells, and the byte ends of all tokens.
 
     Raises:
         RowFault: `unknown_token` or `unspellable`.
@@ -212,14 +223,14 @@ def _spell(
         stretch = "" if run.special else text[run.start : run.end]
         changed = normalization.changes(stretch)
         own = normalization.spelled(stretch) if changed else stretch.encode()
-        spelled.append((base, own))
+        spelled.append(_Spelled(base, own, changed))
         base += len(own)
     ids = [id for run in runs for id in run.ids]
-    if encoder.bytes.spell(ids) == b"".join(own for _, own in spelled):  # no prefix anywhere
+    if encoder.bytes.spell(ids) == b"".join(own.bytes for own in spelled):  # no prefix anywhere
         return spelled, encoder.bytes.ends(ids)
     ends = [
-        base + _run_ends(own, run.ids, encoder)
-        for run, (base, own) in zip(runs, spelled, strict=True)
+        own.start + _run_ends(own.bytes, run.ids, encoder)
+        for run, own in zip(runs, spelled, strict=True)
     ]
     return spelled, np.concatenate(ends)
 
@@ -243,14 +254,14 @@ def _contents(
     text: str,
     places: Sequence[Located],
     runs: Sequence[_Run],
-    spelled: Sequence[tuple[int, bytes]],
+    spelled: Sequence[_Spelled],
     conversation: Conversation,
     taught: frozenset[int],
     encoder: TextEncoder,
 ) -> list[_Placed]:
     parts = []
     for place in places:
-        start, end = _bytes_of(text, place, runs, spelled, encoder)
+        start, end, rewritten = _bytes_of(text, place, runs, spelled, encoder)
         part = Part(
             kind="content",
             role=conversation.messages[place.message].role,
@@ -260,6 +271,7 @@ def _contents(
             end=end,
             supervised=place.message in taught,
             offset=place.offset,
+            rewritten=rewritten,
         )
         parts.append(((place.start, 0), part))
     return parts
@@ -269,15 +281,15 @@ def _bytes_of(
     text: str,
     place: Located,
     runs: Sequence[_Run],
-    spelled: Sequence[tuple[int, bytes]],
+    spelled: Sequence[_Spelled],
     encoder: TextEncoder,
-) -> tuple[int, int]:
-    """Byte range of a content in the side's stream.
+) -> tuple[int, int, bool]:
+    """Byte range of a content in the side's stream, and whether it is rewritten there.
 
     Raises:
         RowFault: `unspellable`, when the normaliser joined the content with its surroundings.
     """
-    for run, (base, own) in zip(runs, spelled, strict=True):
+    for run, own in zip(runs, spelled, strict=True):
         if run.special or not run.start <= place.start <= place.end <= run.end:
             continue
         pieces = (
@@ -285,18 +297,19 @@ def _bytes_of(
             text[place.start : place.end],
             text[place.end : run.end],
         )
-        if encoder.normalization.changes(text[run.start : run.end]):
+        before, inside = pieces[0].encode(), pieces[1].encode()
+        kept = inside
+        if own.rewritten:
             before, inside, after = (encoder.normalization.spelled(piece) for piece in pieces)
-            if before + inside + after != own:
+            if before + inside + after != own.bytes:
                 raise RowFault(
                     "unspellable",
                     "expected a content to be rewritten by itself, got a normaliser that joins "
                     f"it with its surroundings: {pieces[1][:40]!r}.",
                 )
-        else:
-            before, inside = pieces[0].encode(), pieces[1].encode()
-        return base + len(before), base + len(before) + len(inside)
-    return 0, 0  # an empty content between two special tokens
+        start = own.start + len(before)
+        return start, start + len(inside), inside != kept
+    return 0, 0, False  # an empty content between two special tokens
 
 
 def _ends_of_text(runs: Sequence[_Run], last: int, taught: frozenset[int]) -> list[_Placed]:
