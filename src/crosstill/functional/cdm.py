@@ -110,9 +110,13 @@ def compare_pairs(
 
 
 def row_norm_entropy(
-    logits: Float[Tensor, "N V"],
+    logits: Float[Tensor, "N V"], best: Float[Tensor, " N"] | None = None
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """Compute the log-sum-exp of every row and the entropy of its softmax, both in nats.
+
+    Args:
+        logits: raw.
+        best: each row's largest entry, if it is known.
 
     Numerics: float32 at least; `-inf` counts as probability 0.
 
@@ -121,12 +125,12 @@ def row_norm_entropy(
         (tensor([2.3863]), tensor([1.3863]))
     """
     logits = logits.to(accumulation_dtype(logits))
-    best = logits.amax(1, keepdim=True)
-    below = (logits - best).clamp_(min=FLOOR)
+    best = logits.amax(1) if best is None else best
+    below = (logits - best.unsqueeze(1)).clamp_(min=FLOOR)
     share = below.exp()
     total = share.sum(1)
     log_total = total.log()
-    return best.squeeze(1) + log_total, log_total - share.mul_(below).sum(1) / total
+    return best + log_total, log_total - share.mul_(below).sum(1) / total
 
 
 def group_rows(

@@ -228,10 +228,10 @@ def row_facts(source: Logits | HeldRows, entries: Entries, k: int) -> RowFacts:
         entries: The rows of each group, at least one group.
         k: Likeliest ids that are wanted.
     """
-    found = [
-        (*top_values(logits, k), *row_norm_entropy(logits))
-        for logits in _mean_rows(source, entries)
-    ]
+    found = []
+    for logits in _mean_rows(source, entries):
+        values, ids = top_values(logits, k)
+        found.append((values, ids, *row_norm_entropy(logits, values.amax(1))))
     values, ids, norm, entropy = map(torch.cat, zip(*found, strict=True))
     return RowFacts(ranked(values, ids), norm, entropy)
 
