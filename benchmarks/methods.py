@@ -73,7 +73,8 @@ class Inputs:
     def student(self) -> PreTrainedModel:
         """A new student, as it starts."""
         model = load_model(self.teacher, dtype="float32")
-        return transplant(model, self.teacher_tokenizer, self.tokenizer)
+        transplant(model, self.teacher_tokenizer, self.tokenizer)
+        return model
 
 
 def main() -> None:
@@ -140,7 +141,7 @@ def prepare(folder: Path, count: int, *, quick: bool) -> Inputs:
     if quick:
         prompts = {"documentation": prompts["documentation"][:24]}
     samples = sample_teacher(
-        load_model(teacher, dtype="float32"),
+        load_model(teacher, dtype="bfloat16" if fast_bfloat16() else "float32"),
         encoder,
         prompts,
         max_new_tokens=64,

@@ -1,4 +1,4 @@
-"""Cumulative sums of rows in a given order, in float64, without a copy of the rows in that order."""
+"""Cumulative sums of rows in a given order, in float64, without a copy of the rows in it."""
 
 import importlib
 from concurrent.futures import ThreadPoolExecutor

@@ -1,6 +1,6 @@
 """The loop of `ordered_sum`, compiled with numba. Imported on first use: numba is slow to load."""
 
-from crosstill.kernels.sorted_l1_compiled import _jit as jit
+from crosstill.kernels.jit import jit
 
 
 @jit

@@ -1,10 +1,8 @@
 """The loops of `sorted_l1`, compiled with numba. Imported on first use: numba is slow to load."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba import njit
+
+from crosstill.kernels.jit import jit
 
 SHIFT = 13
 """Bits of a float32 below those that choose the bucket: 1,024 buckets for each power of two."""
@@ -16,20 +14,13 @@ MIXED = 2
 """In place of a sign: the bucket has to be sorted."""
 
 
-def _jit(function: Callable) -> Any:
-    try:
-        return njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # no folder to keep compiled code in: compile again in each process
-        return njit(nogil=True)(function)
-
-
-@_jit
+@jit
 def _bucket(bits):
     """The bucket of a value; the last one also takes what is no probability (a NaN)."""
     return min(np.int64(bits >> np.uint32(SHIFT)), BUCKETS - 1)
 
 
-@_jit
+@jit
 def _count(bits, table):
     """Counts the entries of every bucket; returns the lowest and the highest bucket in use."""
     low, high = BUCKETS, 0
@@ -40,7 +31,7 @@ def _count(bits, table):
     return low, high
 
 
-@_jit
+@jit
 def _judge(student, teacher, sign, start, low, high):
     """Gives every bucket a sign; returns how many entries of both sides have to be sorted.
 
@@ -63,7 +54,7 @@ def _judge(student, teacher, sign, start, low, high):
     return mixed_s + mixed_t
 
 
-@_jit
+@jit
 def _settle(values, bits, sign, start, mixed, slope):
     """Sums the entries with their bucket's sign and gathers those of mixed buckets.
 
@@ -84,7 +75,7 @@ def _settle(values, bits, sign, start, mixed, slope):
     return total
 
 
-@_jit
+@jit
 def _sort(part):
     """Sorts in place: by insertion where that is faster."""
     if part.shape[0] > 48:
@@ -99,7 +90,7 @@ def _sort(part):
         part[j] = value
 
 
-@_jit
+@jit
 def _direction(value, others, rank):
     """The sign of a value minus the entry at a rank of the other side's bucket.
 
@@ -114,7 +105,7 @@ def _direction(value, others, rank):
     return np.int64(value > other) - np.int64(value < other)
 
 
-@_jit
+@jit
 def _compare(mixed_s, mixed_t, lead, student, teacher, slope):
     """Pairs one bucket's entries by rank and writes their slopes; returns their share of the sum.
 
@@ -143,7 +134,7 @@ def _compare(mixed_s, mixed_t, lead, student, teacher, slope):
     return total
 
 
-@_jit
+@jit
 def _row(student, teacher, slope, tables, sign, start, mixed_s, mixed_t):
     """One row: its value; the slope is written. The tables come and go empty."""
     bits_s, bits_t = student.view(np.uint32), teacher.view(np.uint32)
@@ -166,7 +157,7 @@ def _row(student, teacher, slope, tables, sign, start, mixed_s, mixed_t):
     return total
 
 
-@_jit
+@jit
 def rows(student, teacher, value, slope):
     """See `sorted_l1.sorted_l1`; the results are written into `value` and `slope`."""
     tables = np.zeros((2, BUCKETS), np.int32)
