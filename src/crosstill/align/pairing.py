@@ -18,19 +18,14 @@ class PartPair:
         teacher: The teacher's part.
         student_at: Content: characters of the student's part before the common ones.
         teacher_at: Content: characters of the teacher's part before them.
-        length: Content: how many characters are common.
+        text: Content: the common characters.
     """
 
     student: Part
     teacher: Part
     student_at: int = 0
     teacher_at: int = 0
-    length: int = 0
-
-    @property
-    def text(self) -> str:
-        """The common characters."""
-        return self.student.text[self.student_at : self.student_at + self.length]
+    text: str = ""
 
 
 def pair_parts(student: tuple[Part, ...], teacher: tuple[Part, ...]) -> list[PartPair]:
@@ -61,9 +56,10 @@ def _overlap(student: Part, teacher: Part) -> PartPair | None:
     end = min(student.offset + len(student.text), teacher.offset + len(teacher.text))
     if start >= end:
         return None
-    pair = PartPair(student, teacher, start - student.offset, start - teacher.offset, end - start)
-    held = teacher.text[pair.teacher_at : pair.teacher_at + pair.length]
-    return pair if held == pair.text else None
+    text = student.text[start - student.offset : end - student.offset]
+    if text != teacher.text[start - teacher.offset : end - teacher.offset]:
+        return None
+    return PartPair(student, teacher, start - student.offset, start - teacher.offset, text)
 
 
 def _in_order(pairs: list[PartPair], teacher: tuple[Part, ...]) -> list[PartPair]:
@@ -76,7 +72,7 @@ def _in_order(pairs: list[PartPair], teacher: tuple[Part, ...]) -> list[PartPair
     before: list[int] = []
     for k, pair in enumerate(pairs):
         earlier = max((j for j in range(k) if keys[j] <= keys[k]), key=best.__getitem__, default=-1)
-        best.append((best[earlier] if earlier >= 0 else 0) + 1 + pair.length)
+        best.append((best[earlier] if earlier >= 0 else 0) + 1 + len(pair.text))
         before.append(earlier)
     kept, k = [], max(range(len(pairs)), key=best.__getitem__)
     while k >= 0:

@@ -103,8 +103,8 @@ def _check_known(side: Rendered) -> None:
 def _places(pair: PartPair, sides: tuple[Rendered, Rendered]) -> tuple[_Place, _Place] | None:
     """Where a content stands on both sides; `None` where a side has no token of it."""
     size = _utf8_size(pair.text)
-    student = _place(sides[0], pair.student, pair.student_at, pair.length, size)
-    teacher = _place(sides[1], pair.teacher, pair.teacher_at, pair.length, size)
+    student = _place(sides[0], pair.student, pair.student_at, len(pair.text), size)
+    teacher = _place(sides[1], pair.teacher, pair.teacher_at, len(pair.text), size)
     return (student, teacher) if student[0] < student[1] and teacher[0] < teacher[1] else None
 
 
