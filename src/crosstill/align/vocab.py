@@ -32,9 +32,13 @@ class VocabularyPair:
         self._student = student_encoder
         self._teacher = teacher_encoder
 
-    @cached_property
+    @property
     def identical(self) -> bool:
         """Whether the two are one vocabulary: equal bytes at equal ids, equal roles."""
+        return self._identical
+
+    @cached_property
+    def _identical(self) -> bool:
         one, other = self.student_bytes, self.teacher_bytes
         return (
             np.array_equal(one.lengths, other.lengths)

@@ -6,7 +6,7 @@ from crosstill.errors import ConfigError
 from crosstill.objectives import create
 from crosstill.objectives.schedule import own_options, plain_weight, read_weight
 from crosstill.objectives.views import MAIN, TEACHERS
-from crosstill.training.values import as_dict, is_number
+from crosstill.training.values import as_dict, at_least, is_number
 from crosstill.training.weighting import WEIGHTINGS
 
 
@@ -64,3 +64,14 @@ def wrong_weighting(weighting: str, objectives: dict[str, dict[str, Any]]) -> li
             "alone: add another, or set weighting: fixed"
         ]
     return []
+
+
+def wrong_numbers(gradnorm_alpha: float, parts_learning_rate: float | None) -> list[str]:
+    """Says which numbers of a weighting are out of range."""
+    rate = parts_learning_rate
+    checks = {
+        f"gradnorm_alpha is {gradnorm_alpha!r}: at least 0": not at_least(gradnorm_alpha, 0),
+        f"parts_learning_rate is {rate!r}: above 0": rate is not None
+        and not (at_least(rate, 0) and rate > 0),
+    }
+    return [line for line, wrong in checks.items() if wrong]

@@ -11,7 +11,12 @@ import torch
 from transformers import TrainingArguments
 
 from crosstill.errors import ConfigError
-from crosstill.training.asked import parse_objectives, wrong_objectives, wrong_weighting
+from crosstill.training.asked import (
+    parse_objectives,
+    wrong_numbers,
+    wrong_objectives,
+    wrong_weighting,
+)
 from crosstill.training.values import as_dict, at_least, unknown_key, wrong_type
 
 logger = logging.getLogger(__name__)
@@ -259,13 +264,6 @@ class DistillConfig(TrainingArguments):
             f"divergence_tokens is {self.divergence_tokens!r}: at least 1": not at_least(
                 self.divergence_tokens, 1
             ),
-            f"gradnorm_alpha is {self.gradnorm_alpha!r}: at least 0": not at_least(
-                self.gradnorm_alpha, 0
-            ),
-            f"parts_learning_rate is {self.parts_learning_rate!r}: above 0": (
-                self.parts_learning_rate is not None
-                and (not at_least(self.parts_learning_rate, 0) or not self.parts_learning_rate)
-            ),
             "auto_find_batch_size changes the batch, and so the run, unseen: set "
             "per_device_train_batch_size and gradient_accumulation_steps": (
                 self.auto_find_batch_size
@@ -297,6 +295,7 @@ class DistillConfig(TrainingArguments):
             *(line for line, wrong in checks.items() if wrong),
             *wrong_objectives(objectives),
             *wrong_weighting(self.weighting, objectives),
+            *wrong_numbers(self.gradnorm_alpha, self.parts_learning_rate),
         ]
 
     @property

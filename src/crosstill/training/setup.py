@@ -10,6 +10,7 @@ from crosstill.errors import ConfigError
 from crosstill.hub import load_model, load_tokenizer
 from crosstill.objectives import Mix, create_mix
 from crosstill.pair import known_ids
+from crosstill.teachers.local import LocalTeacher
 from crosstill.text.encode import TextEncoder, text_encoder
 from crosstill.training.config import DistillConfig
 from crosstill.training.learnable import Learnable
@@ -50,8 +51,8 @@ def resolve_same(
     tokenizer: Tokenizer | None,
     student: TextEncoder,
     args: DistillConfig,
-) -> PreTrainedModel:
-    """Loads the teacher that has the student's tokenizer, where it is a name.
+) -> tuple[LocalTeacher, TextEncoder]:
+    """Makes the teacher that has the student's tokenizer; loads it where it is a name.
 
     Args:
         model: The teacher, or its folder or hub name.
@@ -68,8 +69,8 @@ def resolve_same(
     if tokenizer is not None:
         check_same_tokenizer(student, text_encoder(tokenizer))
     if isinstance(model, str):
-        return load_model(model, dtype=args.teacher_dtype, revision=revision)
-    return model
+        model = load_model(model, dtype=args.teacher_dtype, revision=revision)
+    return LocalTeacher(model, student), student
 
 
 def _resolve(

@@ -22,7 +22,6 @@ from crosstill.heads import HeadSplit
 from crosstill.objectives import MixLoss, PairBatch, Signal
 from crosstill.objectives.views import MAIN, SAME
 from crosstill.teachers.local import LocalTeacher
-from crosstill.text.encode import TextEncoder
 from crosstill.training import meters
 from crosstill.training.callbacks import MetricsFile, Progress
 from crosstill.training.checkpoint import Origin
@@ -121,9 +120,8 @@ class DistillTrainer(SavingTrainer):
         self.mix = student_mix(student, self.student_encoder, args)
         named = {MAIN: (self.teacher, self.teacher_encoder)}
         if same_tokenizer_teacher is not None:
-            tokenizer = same_tokenizer_teacher_processing_class
-            own = resolve_same(same_tokenizer_teacher, tokenizer, self.student_encoder, args)
-            named[SAME] = LocalTeacher(own, self.student_encoder), self.student_encoder
+            second = same_tokenizer_teacher, same_tokenizer_teacher_processing_class
+            named[SAME] = resolve_same(*second, self.student_encoder, args)
         self.teachers = Teachers(named, self.mix)
         self._step_rows = StepRows([])
         self._since_log, self._run = meters.Sums(), meters.Sums()
@@ -146,13 +144,7 @@ class DistillTrainer(SavingTrainer):
         self.model_accepts_loss_kwargs = True  # as loss_is_scaled_for_ga, for older versions
         self._replace_progress()
         self.teachers.to(self.args.device)
-        trained = cast(nn.Module, self.model)
-        self.mix.prepare(self.teachers.pairs(trained, self.student_encoder))
-        lengths = torch.from_numpy(self.student_encoder.bytes.lengths).long()
-        self.student_step = StudentStep(self.mix, trained, args.fused_head, lengths)
-        self.stepper = Stepper(self.student_step, trained, args, self.accelerator)
-        self.learnable = self.stepper.learnable
-        self.learnable.to(self.args.device)
+        self._prepare_step(args)
         check_optimizers(self.learnable, optimizers[1])
 
     # --- setting up -----------------------------------------------------------------------------
@@ -167,6 +159,16 @@ class DistillTrainer(SavingTrainer):
             chat_template_kwargs=args.chat_template_kwargs or None,
             teacher_chat_template_kwargs=args.teacher_chat_template_kwargs or None,
         )
+
+    def _prepare_step(self, args: DistillConfig) -> None:
+        """Makes what a step is taken with, once the student is where it will be trained."""
+        student = cast(nn.Module, self.model)
+        self.mix.prepare(self.teachers.pairs(student, self.student_encoder))
+        lengths = torch.from_numpy(self.student_encoder.bytes.lengths).long()
+        self.student_step = StudentStep(self.mix, student, args.fused_head, lengths)
+        self.stepper = Stepper(self.student_step, student, args, self.accelerator)
+        self.learnable = self.stepper.learnable
+        self.learnable.to(self.args.device)
 
     def _replace_progress(self) -> None:
         for callback in (ProgressCallback, PrinterCallback):
@@ -368,8 +370,8 @@ class DistillTrainer(SavingTrainer):
             self._origin = Origin(
                 config=self.args.resolved(),
                 data=data_fingerprint(self._train_data),
-                student_tokenizer=tokenizer_fingerprint(_tokenizer(self.student_encoder)),
-                teacher_tokenizer=tokenizer_fingerprint(_tokenizer(self.teacher_encoder)),
+                student_tokenizer=tokenizer_fingerprint(self.student_encoder.tokenizer),
+                teacher_tokenizer=tokenizer_fingerprint(self.teacher_encoder.tokenizer),
                 teacher=model_fingerprint(self.teacher.model),
                 same_tokenizer_teacher=self.teachers.fingerprint(SAME),
                 world_size=self.accelerator.num_processes,
@@ -393,7 +395,3 @@ def _each(value: Any, function: Any) -> Any:
     if isinstance(value, dict):
         return {name: function(part) for name, part in value.items()}
     return None if value is None else function(value)
-
-
-def _tokenizer(encoder: TextEncoder) -> PreTrainedTokenizerFast:
-    return encoder.tokenizer
