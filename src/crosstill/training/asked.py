@@ -66,12 +66,15 @@ def wrong_weighting(weighting: str, objectives: dict[str, dict[str, Any]]) -> li
     return []
 
 
-def wrong_numbers(gradnorm_alpha: float, parts_learning_rate: float | None) -> list[str]:
+def wrong_numbers(gradnorm_alpha: float) -> list[str]:
     """Says which numbers of a weighting are out of range."""
-    rate = parts_learning_rate
-    checks = {
-        f"gradnorm_alpha is {gradnorm_alpha!r}: at least 0": not at_least(gradnorm_alpha, 0),
-        f"parts_learning_rate is {rate!r}: above 0": rate is not None
-        and not (at_least(rate, 0) and rate > 0),
-    }
-    return [line for line, wrong in checks.items() if wrong]
+    if at_least(gradnorm_alpha, 0):
+        return []
+    return [f"gradnorm_alpha is {gradnorm_alpha!r}: at least 0"]
+
+
+def wrong_rate(name: str, rate: float | None) -> list[str]:
+    """Says that a learning rate of its own is out of range."""
+    if rate is None or (at_least(rate, 0) and rate > 0):
+        return []
+    return [f"{name} is {rate!r}: above 0"]

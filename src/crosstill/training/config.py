@@ -15,6 +15,7 @@ from crosstill.training.asked import (
     parse_objectives,
     wrong_numbers,
     wrong_objectives,
+    wrong_rate,
     wrong_weighting,
 )
 from crosstill.training.values import as_dict, at_least, unknown_key, wrong_type
@@ -90,6 +91,8 @@ class DistillConfig(TrainingArguments):
         gradnorm_alpha: With gradnorm: how strongly objectives that learn slower are favoured.
         parts_learning_rate: Peak learning rate of what objectives and weightings learn
             themselves; None: that of the run.
+        embedding_learning_rate: Peak learning rate of the student's input and output embeddings;
+            None: that of the run. New embeddings of a transplanted tokenizer bear a higher one.
         loss_on: Which bytes are supervised: those of completions, of assistants, or all.
         max_length: Longest row, in tokens of either side; longer rows are cut at a shared chunk.
         pad_to_multiple_of: Batches are padded to a multiple of so many tokens. Few shapes keep the
@@ -128,6 +131,10 @@ class DistillConfig(TrainingArguments):
     parts_learning_rate: float | None = field(
         default=None,
         metadata=_help("learning rate of objectives' own parts; unset: that of the run"),
+    )
+    embedding_learning_rate: float | None = field(
+        default=None,
+        metadata=_help("learning rate of the student's embeddings; unset: that of the run"),
     )
     loss_on: str = field(
         default="completion", metadata=_help("supervised bytes: completion | assistant | all")
@@ -295,7 +302,9 @@ class DistillConfig(TrainingArguments):
             *(line for line, wrong in checks.items() if wrong),
             *wrong_objectives(objectives),
             *wrong_weighting(self.weighting, objectives),
-            *wrong_numbers(self.gradnorm_alpha, self.parts_learning_rate),
+            *wrong_numbers(self.gradnorm_alpha),
+            *wrong_rate("parts_learning_rate", self.parts_learning_rate),
+            *wrong_rate("embedding_learning_rate", self.embedding_learning_rate),
         ]
 
     @property

@@ -33,6 +33,7 @@ from crosstill.training.fingerprint import (
 )
 from crosstill.training.guard import GradientGuard, StepRows, check_loss
 from crosstill.training.randomness import kept_randomness
+from crosstill.training.rates import set_embedding_rate
 from crosstill.training.rows import numbered
 from crosstill.training.saving import SavingTrainer
 from crosstill.training.setup import (
@@ -184,8 +185,9 @@ class DistillTrainer(SavingTrainer):
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Optimizer:
         """Makes the optimizer, with a group for what the objectives learn themselves."""
         optimizer = super().create_optimizer(*args, **kwargs)
-        rate = self.args.parts_learning_rate or self.args.learning_rate
-        self.learnable.join(optimizer, rate)
+        self.learnable.join(optimizer, self.args.parts_learning_rate or self.args.learning_rate)
+        model = cast(nn.Module, self.model)
+        set_embedding_rate(optimizer, model, self.args.embedding_learning_rate)
         return optimizer
 
     # --- a step ---------------------------------------------------------------------------------
