@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--options", type=json.loads, default={}, help="JSON: {method: {option}}")
     parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--embedding-rate", type=float, help="of the embeddings; the same if unset")
     parser.add_argument("--quick", action="store_true", help="measure on fewer texts")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     arguments = parser.parse_args()
@@ -102,7 +103,8 @@ def main() -> None:
     start["teacher_bits_per_byte"] = teacher["bits_per_byte"]
     for seed in arguments.seeds:
         for name in names:
-            of = f"{arguments.rows}-{arguments.rows_per_step}-{arguments.learning_rate:g}"
+            rate = arguments.embedding_rate or arguments.learning_rate
+            of = f"{arguments.rows}-{arguments.rows_per_step}-{arguments.learning_rate:g}-{rate:g}"
             file = f"{name}-{of}-{seed}.json"
             run = once(arguments.out / file, lambda n=name, s=seed: train(n, s, inputs, arguments))
             print(line(run, start), flush=True)
@@ -193,6 +195,7 @@ def train(name: str, seed: int, inputs: Inputs, arguments: argparse.Namespace) -
             per_device_train_batch_size=at_a_time,
             gradient_accumulation_steps=arguments.rows_per_step // at_a_time,
             learning_rate=arguments.learning_rate,
+            embedding_learning_rate=arguments.embedding_rate,
             lr_scheduler_type="linear",
             warmup_steps=0.1,
             adam_beta2=0.95,
@@ -217,6 +220,8 @@ def train(name: str, seed: int, inputs: Inputs, arguments: argparse.Namespace) -
         "options": arguments.options,
         "seed": seed,
         "learning_rate": arguments.learning_rate,
+        "embedding_rate": arguments.embedding_rate,
+        "rows_per_step": arguments.rows_per_step,
         "steps": trainer.state.global_step,
         "student_tokens": progress["student_tokens"],
         "seconds": round(seconds, 1),
