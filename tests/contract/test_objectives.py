@@ -5,6 +5,7 @@ An objective may name tests that it need not pass, with a reason (`Objective.exe
 
 import inspect
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -211,6 +212,16 @@ def test_it_says_what_it_is(name):
     for option, field in zip(info.options, fields(objective.options_type), strict=True):
         assert option.help
         assert getattr(create(name).options, field.name) == option.default
+
+
+def test_its_page_says_what_it_need_not_pass(name):
+    pages = Path(__file__).parents[2] / "docs" / "methods"
+    page = pages / (f"{name}.md" if not create(name).one_vocabulary else "classical.md")
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    for test, reason in create(name).exempt.items():
+        assert test in text
+        assert reason in text
+    assert f"`{name}`" in (pages / "index.md").read_text(encoding="utf-8")
 
 
 def test_the_fused_form_is_equal(name):
