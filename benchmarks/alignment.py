@@ -1,7 +1,7 @@
 """What alignment costs: against tokenising both sides, and against TRL's GOLD alignment.
 
 For real texts of 512 and 2,048 student tokens, in one run, turn by turn, in processor time of one
-thread, so that a busy machine is busy for all alike:
+thread, and of all turns the least, so that a busy machine counts as little as can be:
 
 - tokenising: both tokenizers' own `encode`, the work that no method can avoid;
 - ours: `align_ids`, from lists of ids to chunks, with every check;
@@ -48,7 +48,7 @@ WORKER = Path(__file__).with_name("alignment_peer.py")
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the table: medians in microseconds, medians of the ratios taken turn by turn."""
+    """One line of the table: of each text the least time of all turns, then medians over texts."""
 
     student: str
     teacher: str
@@ -159,49 +159,44 @@ def measure(
     """All measurements of one pair on one corpus, turn by turn."""
     student, teacher = encoders
     backends = [encoder.tokenizer.backend_tokenizer for encoder in encoders]
-    times: dict[str, list[float]] = {key: [] for key in ("tokenise", "ours", "row", "peer", "walk")}
-    shares, row_shares, ratios, sizes, said = [], [], [], [], ""
+    least: list[dict[str, float]] = [{} for _ in corpus[1]]
+    said = ""
     for turn in range(rounds + 1):
-        for text in corpus[1]:
+        for text, best in zip(corpus[1], least, strict=True):
             ids = student.encode(text), teacher.encode(text)
             sides = [render({"text": text}, encoder) for encoder in encoders]
-            tokenise = seconds(
-                lambda t=text: [b.encode(t, add_special_tokens=False).ids for b in backends]
-            )
-            ours = seconds(lambda t=text, i=ids: align_ids(t, *i, student, teacher))
-            row = seconds(lambda s=sides: align_rendered(*s))
-            answer = (
-                peer.ask(student=str(files[0]), teacher=str(files[1]), text=text, burst=BURST)
-                if peer
-                else {}
-            )
-            said = answer.get("error", said)
-            if turn == 0:  # compiled and warmed up now
-                sizes.append((len(ids[0]), len(text.encode())))
-                continue
-            times["tokenise"].append(tokenise)
-            times["ours"].append(ours)
-            times["row"].append(row)
-            shares.append(ours / tokenise)
-            row_shares.append(row / tokenise)
-            if "seconds" in answer:
-                times["peer"].append(answer["seconds"])
-                times["walk"].append(answer["walk_seconds"])
-                ratios.append(answer["seconds"] / ours)
-    middle = {k: statistics.median(v) * 1e6 if v else None for k, v in times.items()}
+            times = {
+                "tokenise": seconds(
+                    lambda t=text: [b.encode(t, add_special_tokens=False).ids for b in backends]
+                ),
+                "ours": seconds(lambda t=text, i=ids: align_ids(t, *i, student, teacher)),
+                "row": seconds(lambda s=sides: align_rendered(*s)),
+            }
+            if peer:
+                asked = {"student": str(files[0]), "teacher": str(files[1]), "text": text}
+                answer = peer.ask(**asked, burst=BURST)
+                said = answer.pop("error", said)
+                times |= answer
+            if turn:  # compiled and warmed up by then
+                best |= {key: min(time, best.get(key, time)) for key, time in times.items()}
+
+    def middle(of: Callable[[dict[str, float]], float]) -> float:
+        return statistics.median(of(best) for best in least)
+
+    paired = all("seconds" in best for best in least)
     return Result(
         *names,
         corpus=corpus[0],
-        tokens=round(statistics.mean(n for n, _ in sizes)),
-        bytes=round(statistics.mean(n for _, n in sizes)),
-        tokenise_us=middle["tokenise"] or 0.0,
-        ours_us=middle["ours"] or 0.0,
-        rendered_us=middle["row"] or 0.0,
-        peer_us=middle["peer"],
-        peer_walk_us=middle["walk"],
-        ours_of_tokenising=statistics.median(shares),
-        rendered_of_tokenising=statistics.median(row_shares),
-        peer_over_ours=statistics.median(ratios) if ratios else None,
+        tokens=round(statistics.mean(len(student.encode(text)) for text in corpus[1])),
+        bytes=round(statistics.mean(len(text.encode()) for text in corpus[1])),
+        tokenise_us=1e6 * middle(lambda best: best["tokenise"]),
+        ours_us=1e6 * middle(lambda best: best["ours"]),
+        rendered_us=1e6 * middle(lambda best: best["row"]),
+        peer_us=1e6 * middle(lambda best: best["seconds"]) if paired else None,
+        peer_walk_us=1e6 * middle(lambda best: best["walk_seconds"]) if paired else None,
+        ours_of_tokenising=middle(lambda best: best["ours"] / best["tokenise"]),
+        rendered_of_tokenising=middle(lambda best: best["row"] / best["tokenise"]),
+        peer_over_ours=middle(lambda best: best["seconds"] / best["ours"]) if paired else None,
         peer_said=said,
     )
 

@@ -8,7 +8,7 @@ Nothing that could be a pair is left out by them.
 
 import numpy as np
 
-from crosstill.align.compiled import jit
+from crosstill.kernels.jit import jit
 
 _ONE = np.uint64(1)
 _ZERO = np.uint64(0)

@@ -3,20 +3,11 @@
 The meaning of every array is told in `kernel`; the numpy functions there compute the same.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numba import njit
 
-
-def jit(function: Callable, boundscheck: bool = False) -> Any:
-    """Compiles a function on its first call and keeps the code on disk where there is a place."""
-    try:
-        return njit(cache=True, boundscheck=boundscheck)(function)
-    except RuntimeError:  # no folder to keep compiled code in: compile again in each process
-        return njit(boundscheck=boundscheck)(function)
+from crosstill.kernels.jit import jit
 
 
 @jit

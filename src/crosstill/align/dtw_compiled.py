@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from crosstill.align.compiled import jit
+from crosstill.kernels.jit import jit
 
 
 @jit

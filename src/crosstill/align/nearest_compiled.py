@@ -9,7 +9,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from crosstill.align.compiled import jit
+from crosstill.kernels.jit import jit
 
 ONE, ZERO = np.uint64(1), np.uint64(0)
 BASE = np.uint64(0x9E3779B97F4A7C15)

@@ -6,9 +6,14 @@ from typing import Any
 from numba import njit
 
 
-def jit(function: Callable) -> Any:
-    """Compiles a loop that needs no interpreter lock, and keeps what was compiled on disk."""
+def jit(function: Callable, boundscheck: bool = False) -> Any:
+    """Compiles a loop that needs no interpreter lock, and keeps what was compiled on disk.
+
+    Args:
+        function: The loop.
+        boundscheck: Whether an index out of range is an IndexError rather than memory of others.
+    """
     try:
-        return njit(cache=True, nogil=True)(function)
+        return njit(cache=True, nogil=True, boundscheck=boundscheck)(function)
     except RuntimeError:  # no folder to keep compiled code in: compile again in each process
-        return njit(nogil=True)(function)
+        return njit(nogil=True, boundscheck=boundscheck)(function)

@@ -1,20 +1,11 @@
 """The loops of `charsets`, compiled with numba. Imported on first use, as numba is slow to load."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba import njit
+
+from crosstill.kernels.jit import jit
 
 
-def _jit(function: Callable) -> Any:
-    try:
-        return njit(cache=True)(function)
-    except RuntimeError:  # no folder to keep compiled code in: compile again in each process
-        return njit(function)
-
-
-@_jit
+@jit
 def any_marked(codes, marked):
     """Whether any of the characters is marked; the table's last entry stands for all above."""
     top = np.uint32(marked.shape[0] - 1)
