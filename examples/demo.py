@@ -3,7 +3,7 @@
 The teacher is SmolLM2-135M-Instruct with its 49,152 tokens. The student is the same network with a
 vocabulary of 8,000 tokens, made on the spot from English prose that every Python carries. Its
 embeddings begin as averages of the teacher's, and it is then distilled from the teacher across the
-two tokenizers by approximate likelihood matching (ALM), on texts that the teacher writes.
+two tokenizers by prefix KL (docs/methods/prefix_kl.md), on texts that the teacher writes.
 
 Measured is the teacher divergence, in bits per byte, on texts that the teacher writes from prompts
 that nothing was trained on. `runs/demo` gets the model, the numbers and `report.html`.
@@ -42,7 +42,7 @@ from crosstill.transfer.embeddings import transplant
 VOCABULARY = 8_000
 HELD_OUT_PROMPTS = 64
 HELD_OUT_TEXTS = 48
-ROWS_PER_STEP = 8
+ROWS_PER_STEP = 4
 SENTENCE = "The easiest way to learn a new language is"
 
 # Other kinds of text than the training texts, to see how far the likeness reaches.
@@ -205,14 +205,15 @@ class Demo:
         dtype = "bfloat16" if self.plan.bfloat16 else "float32"
         training = DistillConfig(
             output_dir=str(self.output),
-            objectives="alm",
+            objectives="prefix_kl",
             loss_on="all",
             max_length=192,
             pad_to_multiple_of=32,
             num_train_epochs=self.plan.passes,
             per_device_train_batch_size=self.plan.at_a_time,
             gradient_accumulation_steps=ROWS_PER_STEP // self.plan.at_a_time,
-            learning_rate=2e-4,
+            learning_rate=3e-4,
+            embedding_learning_rate=1.2e-3,
             lr_scheduler_type="linear",
             warmup_steps=0.1,
             adam_beta2=0.95,
