@@ -6,7 +6,8 @@ import torch
 
 from crosstill.functional import prefix_kl_loss
 from crosstill.functional.prefix_plan import plan_prefixes
-from crosstill.functional.prefix_rows import prefix_rows_loss
+from crosstill.functional.prefix_rows import prefix_rows_loss, start_targets
+from crosstill.functional.prefixes import TeacherMass
 from crosstill.objectives.prefix_tables import pair_tables
 from objectives.batches import STUDENT_TOKENS, TEACHER_TOKENS, ToyVocabularies, _spell
 from oracle.prefix_kl import PrefixKl
@@ -165,3 +166,25 @@ def test_no_chunk_gives_zero_with_a_graph():
     (gradient,) = torch.autograd.grad(found.total, student)
     assert found.total == found.count == 0
     assert not gradient.any()
+
+
+def test_a_byte_student_is_taught_the_exact_next_byte():
+    """The target after a token that may go on, against a sum over all pairs of tokens."""
+    student = [b"", b"a", b"b", b"c"]
+    teacher = [b"", b"a", b"b", b"c", b"ab", b"abc", b"ac", b"ca"]
+    tables = pair_tables(ToyVocabularies(student, teacher))
+    first, second = np.random.default_rng(7).dirichlet(np.ones(7), 2)
+    rows = np.array([[0, *first], [0, *second], [0, *second]])  # no end of text
+    logits = torch.from_numpy(rows).log()
+    ids = torch.tensor([[0, 1, 3]])  # the text is "ac", cut in two by both
+    chunk = torch.tensor([[-1, 0, 1]])
+    (block,) = plan_prefixes(ids, ids, torch.ones_like(ids), chunk, chunk, tables).blocks(10)
+    mass = TeacherMass(logits[block.teacher[1]], tables.starts)
+    target, _ = start_targets(mass, block, tables, len(student))
+    expected = np.zeros(4)
+    for v, start in enumerate(teacher):
+        for w, end in enumerate(teacher):
+            text = start + end
+            if text.startswith(b"a"):
+                expected[student.index(text[1:2])] += rows[0, v] * rows[1, w]
+    assert target[1].numpy() == pytest.approx(expected / expected.sum(), rel=1e-12)
