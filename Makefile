@@ -59,12 +59,13 @@ lint: $(VENV)/.dev  ## ruff, pyright and the import contracts
 demo: $(VENV)/.core  ## distil a small student from a real teacher across tokenizers, on a CPU
 	$(BIN)/python examples/demo.py
 
-bench: $(VENV)/.core tokenizers teacher  ## the benchmarks, about 12 minutes; results in runs/bench
+bench: $(VENV)/.core tokenizers teacher  ## the benchmarks, about 20 minutes; results in runs/bench
 	mkdir -p runs/bench
 	$(BIN)/python benchmarks/alignment.py --out runs/bench/alignment.json
 	$(BIN)/python benchmarks/cdm.py --out runs/bench/cdm.json
 	$(BIN)/python benchmarks/mined.py --out runs/bench/mined.json
 	$(BIN)/python benchmarks/losses.py --out runs/bench/losses.json
+	$(BIN)/python benchmarks/prefix_kl.py --out runs/bench/prefix_kl.json
 	$(BIN)/python benchmarks/alm_head.py --out runs/bench/alm_head.json
 	$(BIN)/python benchmarks/training_step.py --out runs/bench/training_step.json
 	$(BIN)/python benchmarks/training_step.py --bf16 --out runs/bench/training_step_bf16.json
