@@ -8,6 +8,9 @@ order, the teacher's texts and the start are the same for all methods of a seed.
 Every finished run is kept as a JSON file in the output folder, and not run again.
 
     python benchmarks/methods.py --methods prefix_kl alm --rows 368 --seeds 0 1 --out runs/methods
+
+With `--same-vocabulary` the student is the teacher without its last ten blocks, so that methods for
+one vocabulary can be tried.
 """
 
 import argparse
@@ -16,7 +19,7 @@ import json
 import random
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,9 @@ from crosstill.text.encode import text_encoder
 from crosstill.training.measuring import Measured, measured
 from crosstill.transfer.embeddings import transplant
 
+SAME_BLOCKS = 20
+"""Of the teacher's 30 blocks, where the student keeps its vocabulary."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -61,6 +67,7 @@ class Inputs:
         rows: texts that the teacher wrote, to train on.
         held_out: real texts, to measure on.
         samples: texts that the teacher wrote from other prompts, to measure on.
+        blocks: how many blocks of the teacher the student has; None: all, and other embeddings.
     """
 
     teacher: str
@@ -69,11 +76,16 @@ class Inputs:
     rows: list[str]
     held_out: list[str]
     samples: Samples
+    blocks: int | None = None
 
     def student(self) -> PreTrainedModel:
         """A new student, as it starts."""
         model = load_model(self.teacher, dtype="float32")
-        transplant(model, self.teacher_tokenizer, self.tokenizer)
+        if self.blocks is None:
+            transplant(model, self.teacher_tokenizer, self.tokenizer)
+        else:
+            model.model.layers = model.model.layers[: self.blocks]
+            model.config.num_hidden_layers = self.blocks
         return model
 
 
@@ -90,14 +102,18 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--embedding-rate", type=float, help="of the embeddings; the same if unset")
     parser.add_argument("--quick", action="store_true", help="measure on fewer texts")
+    parser.add_argument("--same-vocabulary", action="store_true", help="for methods that need it")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     arguments = parser.parse_args()
     quiet_libraries()
     names = arguments.methods
+    same = arguments.same_vocabulary
     if names == ["all"]:
-        names = [method.name for method in methods() if not method.one_vocabulary]
+        names = [method.name for method in methods() if method.one_vocabulary == same]
     inputs = prepare(arguments.out, arguments.rows, quick=arguments.quick)
-    kind = "-quick" if arguments.quick else ""
+    if same:
+        inputs = replace(inputs, tokenizer=inputs.teacher_tokenizer, blocks=SAME_BLOCKS)
+    kind = ("-quick" if arguments.quick else "") + ("-same" if same else "")
     start = once(arguments.out / f"start{kind}.json", lambda: look(inputs.student(), inputs))
     teacher = once(arguments.out / f"teacher{kind}.json", lambda: teacher_bits(inputs))
     start["teacher_bits_per_byte"] = teacher["bits_per_byte"]
@@ -105,7 +121,7 @@ def main() -> None:
         for name in names:
             rate = arguments.embedding_rate or arguments.learning_rate
             of = f"{arguments.rows}-{arguments.rows_per_step}-{arguments.learning_rate:g}-{rate:g}"
-            file = f"{name}-{of}-{seed}.json"
+            file = f"{name}-{of}-{seed}{'-same' if same else ''}.json"
             run = once(arguments.out / file, lambda n=name, s=seed: train(n, s, inputs, arguments))
             print(line(run, start), flush=True)
 
