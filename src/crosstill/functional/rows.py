@@ -11,8 +11,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from crosstill.functional.chunk import last_positions
-
-IGNORED = -100
+from crosstill.functional.losses import IGNORED_LABEL
 
 
 @dataclass(frozen=True)
@@ -106,5 +105,5 @@ def label_rows(
         >>> label_rows(torch.tensor([[4, -100, 7]]))
         (tensor([0]), tensor([1]), tensor([7]))
     """
-    batch, row = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+    batch, row = (labels[:, 1:] != IGNORED_LABEL).nonzero(as_tuple=True)
     return batch, row, labels[batch, row + 1]
