@@ -4,6 +4,8 @@ Axes: S student rows of a block, n of them at the start of a chunk and I inside 
 V ids, P splits, E members of splits.
 """
 
+import math
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -11,10 +13,7 @@ from torch import Tensor
 from crosstill.functional.losses import LossSum
 from crosstill.functional.numerics import accumulation_dtype
 from crosstill.functional.prefix_blocks import PrefixBlock, PrefixTables
-from crosstill.functional.prefixes import TeacherMass, spans
-
-TINY = 1e-37
-"""A student's mass below this counts as this and gets no gradient: its logarithm stays finite."""
+from crosstill.functional.prefixes import TINY, TeacherMass, spans
 
 
 def prefix_rows_loss(
@@ -124,12 +123,9 @@ def _inner_loss(
     others = logits.index_put((owner, token), logits.new_tensor(-torch.inf))
     rest = _safe_logsumexp(others) - normaliser
     return (
-        (torch.xlogy(target, target) - target * chosen.clamp(min=_LOG_TINY)).sum()
-        + (torch.xlogy(ended, ended) - ended * rest.clamp(min=_LOG_TINY)).sum()
+        (torch.xlogy(target, target) - target * chosen.clamp(min=math.log(TINY))).sum()
+        + (torch.xlogy(ended, ended) - ended * rest.clamp(min=math.log(TINY))).sum()
     )  # fmt: skip
-
-
-_LOG_TINY = -85.0
 
 
 def _safe_logsumexp(logits: Float[Tensor, "I Vs"]) -> Float[Tensor, " I"]:

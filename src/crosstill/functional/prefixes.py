@@ -14,6 +14,9 @@ from torch import Tensor
 from crosstill.functional.numerics import accumulation_dtype
 from crosstill.kernels import ordered_sum as kernel
 
+TINY = 1e-37
+"""A mass below this counts as this and gets no gradient: its logarithm stays finite."""
+
 
 @dataclass(frozen=True)
 class PrefixTree:
@@ -135,7 +138,7 @@ class TeacherMass:
         A teacher's tokens without a spelling (control tokens that the student lacks) are left out.
         """
         total = self._sum[:, -1]
-        return torch.ones_like(total) if self._partial else total.clamp(min=1e-37)
+        return torch.ones_like(total) if self._partial else total.clamp(min=TINY)
 
     def below(self, row: Int64[Tensor, " N"], node: Int64[Tensor, " N"]) -> Float[Tensor, " N"]:
         """The mass of the tokens whose spelling begins with the node's prefix."""
