@@ -46,6 +46,21 @@ class LossSum:
         return self.total / self.count.clamp(min=1.0)
 
 
+def add_up(parts: list[LossSum]) -> LossSum:
+    """Add the totals, counts and further sums of several parts.
+
+    Example:
+        >>> one = LossSum(torch.tensor(1.0), torch.tensor(2.0), {"kept": torch.tensor(3.0)})
+        >>> add_up([one, one]).sums
+        {'kept': tensor(6.)}
+    """
+    return LossSum(
+        torch.stack([part.total for part in parts]).sum(),
+        torch.stack([part.count for part in parts]).sum(),
+        {key: torch.stack([part.sums[key] for part in parts]).sum() for key in parts[0].sums},
+    )
+
+
 @dataclass(frozen=True)
 class TeacherChunks:
     """What the teacher says of each chunk, after merging.

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from crosstill.functional.losses import LossSum
+from crosstill.functional.losses import LossSum, add_up
 from crosstill.functional.prefix_blocks import PrefixTables
 from crosstill.functional.prefix_plan import plan_prefixes
 from crosstill.functional.prefix_rows import prefix_rows_loss
@@ -93,8 +93,4 @@ def add_blocks(parts: list[LossSum], like: Tensor) -> LossSum:
         nothing = like[..., :0].sum(dtype=torch.promote_types(like.dtype, torch.float32))
         zero = nothing.detach()
         return LossSum(nothing, zero, dict.fromkeys(("start", "inside", "split"), zero))
-    return LossSum(
-        torch.stack([part.total for part in parts]).sum(),
-        torch.stack([part.count for part in parts]).sum(),
-        {name: torch.stack([part.sums[name] for part in parts]).sum() for name in parts[0].sums},
-    )
+    return add_up(parts)

@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from crosstill.functional.losses import LossSum
 from crosstill.functional.rows import ChunkRows, chunk_rows
 from crosstill.objectives.base import PairBatch
 
@@ -29,18 +28,3 @@ def first_tokens(batch: PairBatch) -> Bool[Tensor, "B Ts"]:
     tokens = torch.zeros_like(batch["student_chunk"], dtype=torch.bool)
     ones = torch.ones_like(rows.batch, dtype=torch.bool)
     return tokens.index_put((rows.batch, rows.student_row + 1), ones)
-
-
-def add_up(parts: list[LossSum]) -> LossSum:
-    """Add the totals, counts and further sums of several parts.
-
-    Example:
-        >>> one = LossSum(torch.tensor(1.0), torch.tensor(2.0), {"kept": torch.tensor(3.0)})
-        >>> add_up([one, one]).sums
-        {'kept': tensor(6.)}
-    """
-    return LossSum(
-        torch.stack([part.total for part in parts]).sum(),
-        torch.stack([part.count for part in parts]).sum(),
-        {key: torch.stack([part.sums[key] for part in parts]).sum() for key in parts[0].sums},
-    )

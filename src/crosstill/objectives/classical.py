@@ -9,12 +9,11 @@ from torch import Tensor
 
 from crosstill.errors import ConfigError
 from crosstill.functional import classical, clipped
-from crosstill.functional.losses import LossSum
+from crosstill.functional.losses import LossSum, add_up
 from crosstill.functional.rowsum import check_temperature
 from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores
 from crosstill.objectives.chunked import (
     TEACHER_ROWS,
-    add_up,
     first_tokens,
     number_of_chunks,
     rows_of_chunks,

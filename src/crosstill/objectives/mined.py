@@ -8,12 +8,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crosstill.errors import ConfigError
-from crosstill.functional.losses import LossSum, supervised_tokens
+from crosstill.functional.losses import LossSum, add_up, supervised_tokens
 from crosstill.functional.mined import check_mined, mined_loss, one_hot_loss
 from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores
 from crosstill.objectives.chunked import (
     TEACHER_ROWS,
-    add_up,
     first_tokens,
     number_of_chunks,
     rows_of_chunks,

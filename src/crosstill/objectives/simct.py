@@ -8,11 +8,11 @@ from torch import Tensor
 
 from crosstill.errors import ConfigError
 from crosstill.functional.chunk import chunk_loglikelihood
-from crosstill.functional.losses import LossSum
+from crosstill.functional.losses import LossSum, add_up
 from crosstill.functional.rows import ChunkRows
 from crosstill.functional.simct import check_simct, simct_loss
 from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores
-from crosstill.objectives.chunked import TEACHER_ROWS, add_up, number_of_chunks, rows_of_chunks
+from crosstill.objectives.chunked import TEACHER_ROWS, number_of_chunks, rows_of_chunks
 from crosstill.objectives.pair import Pair
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from crosstill.errors import ConfigError
-from crosstill.functional.losses import LossSum
+from crosstill.functional.losses import LossSum, add_up
 from crosstill.functional.projection import (
     Projection,
     check_projection,
@@ -24,7 +24,6 @@ from crosstill.functional.xtoken import (
 from crosstill.objectives.base import Objective, PairBatch, Signal, StudentScores
 from crosstill.objectives.chunked import (
     TEACHER_ROWS,
-    add_up,
     first_tokens,
     number_of_chunks,
     rows_of_chunks,
