@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 SCRIPT = """
 import json, sys
 from pathlib import Path
+import torch
 from safetensors.torch import save_file
 import learning_parts, tiny_training as tiny
 
@@ -34,6 +35,8 @@ save_file({"gradient": keep.vector, **parts}, folder / f"rank{rank}.safetensors"
 if run.is_world_process_zero():
     lines = [line for line in run.state.log_history if "loss" in line]
     (folder / "lines.json").write_text(json.dumps(lines))
+if torch.distributed.is_initialized():  # its threads can abort a process that merely ends
+    torch.distributed.destroy_process_group()
 """
 
 
