@@ -3,7 +3,8 @@
 import pytest
 
 from crosstill.errors import ConfigError, TrustError
-from crosstill.training.recipe import MAX_BYTES, load_recipe, parse_recipe
+from crosstill.training.recipe import load_recipe, parse_recipe
+from crosstill.training.recipe_file import MAX_BYTES
 
 GOOD = """
 student: small
