@@ -1,8 +1,5 @@
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
 import tiny_models
@@ -10,7 +7,7 @@ import tiny_tokenizers
 from crosstill.errors import ConfigError
 from crosstill.text.bytes import token_bytes
 from crosstill.text.encode import text_encoder
-from crosstill.transfer.embeddings import averages, transplant
+from crosstill.transfer.embeddings import transplant
 
 PAIRS = {
     "byte-level to byte-level": (
@@ -67,21 +64,6 @@ def test_every_row_is_made_from_tokens_that_spell_it(pair, tied):
                 assert round(pieces) >= 2
     assert copied == 2 * report.copied
     assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
-
-
-def test_averages_by_hand():
-    rows = torch.tensor([[1.0, 2.0], [3.0, 4.0], [8.0, 0.0]])
-    found = averages(rows, [[1], [0, 1], [0, 0, 2], []])
-    expected = [[3.0, 4.0], [2.0, 3.0], [10 / 3, 4 / 3], [4.0, 2.0]]
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
-
-
-@settings(deadline=None)
-@given(st.lists(st.lists(st.integers(0, 9), max_size=5), min_size=1, max_size=8))
-def test_averages_equal_a_loop(cover):
-    rows = torch.randn(10, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    expected = [rows[ids].mean(0) if ids else rows.mean(0) for ids in cover]
-    torch.testing.assert_close(averages(rows, cover), torch.stack(expected))
 
 
 def test_special_tokens_go_by_role():

@@ -1,0 +1,47 @@
+"""Rows made from other rows: averages over lists of tokens.
+
+Axes: Vs rows of the source vocabulary, N lists, D hidden.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crosstill.align.spellings import Ragged
+
+
+def averages(rows: Float[Tensor, "Vs D"], lists: Ragged) -> Float[Tensor, "N D"]:
+    """Average the rows of each list; an empty list gets the mean of all rows.
+
+    Sums are made in float32 at least; a list with one row copies it exactly.
+
+    Args:
+        rows: the source's rows.
+        lists: offsets int64 [N + 1] and the ids in each list.
+
+    Example:
+        >>> rows = torch.tensor([[1.0], [3.0], [8.0]])
+        >>> averages(rows, (np.array([0, 2, 3, 3]), np.array([0, 1, 2])))[:, 0].tolist()
+        [2.0, 8.0, 4.0]
+    """
+    work = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    offsets, ids = (torch.from_numpy(part).to(rows.device) for part in lists)
+    found = nn.functional.embedding_bag(ids, work, offsets[:-1], mode="mean")
+    found[offsets.diff() == 0] = work.mean(0)
+    return found.to(rows.dtype)
+
+
+def chosen(lists: Ragged, which: np.ndarray) -> Ragged:
+    """Some of the lists, in the order of `which` (int64).
+
+    Example:
+        >>> offsets, ids = chosen((np.array([0, 2, 2, 3]), np.array([5, 6, 7])), np.array([2, 0]))
+        >>> offsets.tolist(), ids.tolist()
+        ([0, 1, 3], [7, 5, 6])
+    """
+    offsets, ids = lists
+    sizes = np.diff(offsets)[which]
+    ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    within = np.arange(ends[-1]) - np.repeat(ends[:-1], sizes)
+    return ends, ids[np.repeat(offsets[:-1][which], sizes) + within]
