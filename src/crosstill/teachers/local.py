@@ -33,6 +33,7 @@ class LocalTeacher:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | TextEncoder
     ) -> None:
         encoder = text_encoder(tokenizer)
+        self.encoder = encoder
         self.vocab_size = known_ids("teacher", model, encoder)
         self.model = model.eval().requires_grad_(False)
         self.boundary_mask = torch.from_numpy(encoder.bytes.boundary())[: self.vocab_size]

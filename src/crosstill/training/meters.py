@@ -96,6 +96,31 @@ def report(step: Mapping[str, float], run: Mapping[str, float]) -> dict[str, flo
     return line | {f"rows_{key}": value for key, value in skipped.items()}
 
 
+def evaluated(
+    sums: Mapping[str, float], weights: Mapping[str, float], prefix: str
+) -> dict[str, float]:
+    """Divides the sums of an evaluation into its metrics.
+
+    Args:
+        sums: Over the held-out rows.
+        weights: Of the objectives by name.
+        prefix: Of the metrics' names.
+
+    Returns:
+        The weighted loss, each objective's mean (nats), the student's bits per supervised byte and
+        the share of bytes in chunks.
+    """
+    line, loss = {}, 0.0
+    for name, weight in weights.items():
+        mean = sums.get(f"value/{name}", 0.0) / max(sums.get(f"count/{name}", 0.0), 1.0)
+        line[f"{prefix}_loss/{name}"] = mean
+        loss += weight * mean
+    shares = bits_and_share(sums)
+    if "bits_per_byte" in shares:
+        shares["supervised_bits_per_byte"] = shares.pop("bits_per_byte")
+    return {f"{prefix}_loss": loss, **line} | {f"{prefix}_{k}": v for k, v in shares.items()}
+
+
 def bits_and_share(sums: Mapping[str, float]) -> dict[str, float]:
     """The student's bits per byte and the share of bytes in chunks, where anything was summed."""
     line = {}

@@ -12,6 +12,7 @@ from transformers.trainer_callback import ExportableState
 
 from crosstill.errors import CheckpointError, ConfigError
 from crosstill.training import checkpoint as ckpt
+from crosstill.training.adapters import save_weights
 from crosstill.training.checkpoint import Origin
 from crosstill.training.fingerprint import versions
 from crosstill.training.learnable import Learnable
@@ -142,7 +143,7 @@ class SavingTrainer(Trainer):
             return
         folder = output_dir or str(self.folder)
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        model.save_pretrained(folder, state_dict=state_dict)
+        save_weights(model, folder, state_dict)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
 

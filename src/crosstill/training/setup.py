@@ -3,23 +3,28 @@
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
+from crosstill.data.collate import PairCollator
 from crosstill.errors import ConfigError
 from crosstill.hub import load_model, load_tokenizer
 from crosstill.objectives import Mix, create_mix
+from crosstill.objectives.views import MAIN, SAME
 from crosstill.pair import known_ids
 from crosstill.teachers.local import LocalTeacher
 from crosstill.text.encode import TextEncoder, text_encoder
 from crosstill.training.config import DistillConfig
 from crosstill.training.learnable import Learnable
 from crosstill.training.teaching import check_same_tokenizer
+from crosstill.transfer.self_teacher import SharedBodyTeacher
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
 Tokenizer = PreTrainedTokenizerFast | TextEncoder
+Teacher = LocalTeacher | PreTrainedModel | str
 
 
 def resolve_student(
@@ -34,28 +39,62 @@ def resolve_student(
     return _resolve("student", model, tokenizer, "processing_class", *load)
 
 
-def resolve_teacher(
-    model: PreTrainedModel | str, tokenizer: Tokenizer | None, args: DistillConfig
-) -> tuple[PreTrainedModel, TextEncoder]:
-    """Loads the teacher where it is a name, and its tokenizer where none is given.
+def resolve_teachers(
+    main: tuple[Teacher, Tokenizer | None],
+    same: tuple[Teacher | None, Tokenizer | None],
+    student: nn.Module,
+    encoder: TextEncoder,
+    args: DistillConfig,
+) -> dict[str, LocalTeacher]:
+    """Makes the teachers of a run, by the name that objectives give under `teacher`.
+
+    Args:
+        main: The teacher and its tokenizer.
+        same: The teacher with the student's tokenizer, or None, and its tokenizer.
+        student: The student; no teacher may share a weight that it trains.
+        encoder: The student's encoder.
+        args: The settings.
 
     Raises:
-        ConfigError: A model without a tokenizer.
+        ConfigError: A teacher without a tokenizer or with a wrong one, or one that training the
+            student would change.
     """
+    for teacher in (main[0], same[0]):
+        _check_apart(student, teacher)
+    found = {MAIN: resolve_teacher(*main, args)}
+    if same[0] is not None:
+        found[SAME] = resolve_same(same[0], same[1], encoder, args)
+    return found
+
+
+def resolve_teacher(
+    model: Teacher, tokenizer: Tokenizer | None, args: DistillConfig
+) -> LocalTeacher:
+    """Makes the teacher; loads it where it is a name, and its tokenizer where none is given.
+
+    Args:
+        model: A model, or its folder or hub name; a teacher that is made already stays as it is.
+        tokenizer: Its tokenizer, where it does not come with one.
+        args: The settings.
+
+    Raises:
+        ConfigError: A model without a tokenizer, or a shared body that has changed.
+    """
+    if isinstance(model, SharedBodyTeacher):
+        model.check()
+    if isinstance(model, LocalTeacher):
+        return model
     load = (args.teacher_dtype, args.teacher_revision)
-    return _resolve("teacher", model, tokenizer, "teacher_processing_class", *load)
+    return LocalTeacher(*_resolve("teacher", model, tokenizer, "teacher_processing_class", *load))
 
 
 def resolve_same(
-    model: PreTrainedModel | str,
-    tokenizer: Tokenizer | None,
-    student: TextEncoder,
-    args: DistillConfig,
-) -> tuple[LocalTeacher, TextEncoder]:
+    model: Teacher, tokenizer: Tokenizer | None, student: TextEncoder, args: DistillConfig
+) -> LocalTeacher:
     """Makes the teacher that has the student's tokenizer; loads it where it is a name.
 
     Args:
-        model: The teacher, or its folder or hub name.
+        model: As for `resolve_teacher`.
         tokenizer: Its tokenizer; where a model comes without one, it is taken at its word.
         student: The student's encoder.
         args: The settings.
@@ -63,6 +102,9 @@ def resolve_same(
     Raises:
         ConfigError: Its tokenizer is not the student's.
     """
+    if isinstance(model, LocalTeacher):
+        check_same_tokenizer(student, model.encoder)
+        return model
     revision = args.same_tokenizer_teacher_revision
     if isinstance(model, str):
         tokenizer = tokenizer or load_tokenizer(model, revision=revision)
@@ -70,7 +112,24 @@ def resolve_same(
         check_same_tokenizer(student, text_encoder(tokenizer))
     if isinstance(model, str):
         model = load_model(model, dtype=args.teacher_dtype, revision=revision)
-    return LocalTeacher(model, student), student
+    return LocalTeacher(model, student)
+
+
+def _check_apart(student: nn.Module, teacher: Teacher | None) -> None:
+    """Refuses a teacher that is the student, or that has a weight which the student trains."""
+    model = teacher.model if isinstance(teacher, LocalTeacher) else teacher
+    if student is model:
+        raise ConfigError("student and teacher are one object: the teacher must not change")
+    if not isinstance(model, nn.Module):
+        return
+    theirs = {id(weight) for weight in model.parameters()}
+    for name, weight in student.named_parameters():
+        if weight.requires_grad and id(weight) in theirs:
+            raise ConfigError(
+                f"the student trains {name}, which is a weight of the teacher too: the teacher "
+                f"must not change. Freeze it (as modes embeddings and lora do), or give the "
+                f"teacher weights of its own"
+            )
 
 
 def _resolve(
@@ -87,6 +146,19 @@ def _resolve(
     if tokenizer is None:
         raise ConfigError(f"the {side} is a model, so give its tokenizer too: {argument}")
     return model, text_encoder(tokenizer)
+
+
+def pair_collator(student: TextEncoder, teacher: TextEncoder, args: DistillConfig) -> PairCollator:
+    """Makes the collator of a run from its settings."""
+    return PairCollator(
+        student,
+        teacher,
+        max_length=args.max_length,
+        pad_to_multiple_of=args.pad_to_multiple_of,
+        loss_on=args.loss_on,  # type: ignore[arg-type]  # checked by the config
+        chat_template_kwargs=args.chat_template_kwargs or None,
+        teacher_chat_template_kwargs=args.teacher_chat_template_kwargs or None,
+    )
 
 
 def student_mix(student: PreTrainedModel, encoder: TextEncoder, args: DistillConfig) -> Mix:

@@ -19,17 +19,15 @@ class Teachers:
     """The teachers that a run's objectives read.
 
     Args:
-        teachers: Each teacher with its encoder, by the name that objectives give under `teacher`.
+        teachers: Each teacher by the name that objectives give under `teacher`.
         mix: The objectives.
 
     Raises:
         ConfigError: An objective names a teacher that is not there, or nothing reads one that is.
     """
 
-    def __init__(self, teachers: dict[str, tuple[LocalTeacher, TextEncoder]], mix: Mix) -> None:
-        self.by_name = {name: teacher for name, (teacher, _) in teachers.items()}
-        self._encoders = {name: encoder for name, (_, encoder) in teachers.items()}
-        self._mix = mix
+    def __init__(self, teachers: dict[str, LocalTeacher], mix: Mix) -> None:
+        self.by_name, self._mix = teachers, mix
         for name, teacher in mix.teachers.items():
             if teacher not in self.by_name:
                 raise ConfigError(
@@ -59,9 +57,9 @@ class Teachers:
         facts = model_facts("student", student, encoder)
         return {
             name: Pair(
-                VocabularyPair(encoder, self._encoders[name]),
+                VocabularyPair(encoder, teacher.encoder),
                 facts,
-                model_facts(_side(name), teacher.model, self._encoders[name]),
+                model_facts(_side(name), teacher.model, teacher.encoder),
             )
             for name, teacher in self.by_name.items()
         }

@@ -16,7 +16,6 @@ from transformers import (
     TrainerCallback,
 )
 
-from crosstill.data.collate import PairCollator
 from crosstill.errors import ConfigError
 from crosstill.heads import HeadSplit
 from crosstill.objectives import MixLoss, PairBatch, Signal
@@ -39,9 +38,9 @@ from crosstill.training.saving import SavingTrainer
 from crosstill.training.setup import (
     adapted,
     check_optimizers,
-    resolve_same,
+    pair_collator,
     resolve_student,
-    resolve_teacher,
+    resolve_teachers,
     student_mix,
 )
 from crosstill.training.stepper import Stepper
@@ -59,9 +58,10 @@ class DistillTrainer(SavingTrainer):
 
     Args:
         model: The student: a model, or a folder or hub name.
-        teacher_model: The teacher: a model, or a folder or hub name. It is never changed.
+        teacher_model: The teacher: a model, or a folder or hub name, or a `LocalTeacher`, such as
+            one that shares the student's body. It is never changed.
         same_tokenizer_teacher: A second teacher, with the student's tokenizer, for objectives
-            with `teacher: same`: a model, or a folder or hub name.
+            with `teacher: same`; given like the teacher.
         args: The settings.
         train_dataset: Rows with `text`, `messages`, or `prompt` and `completion`.
         eval_dataset: Rows, or several sets of them by name.
@@ -95,7 +95,7 @@ class DistillTrainer(SavingTrainer):
     def __init__(
         self,
         model: PreTrainedModel | str,
-        teacher_model: PreTrainedModel | str,
+        teacher_model: LocalTeacher | PreTrainedModel | str,
         args: DistillConfig,
         train_dataset: Any = None,
         eval_dataset: Any = None,
@@ -105,25 +105,23 @@ class DistillTrainer(SavingTrainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Optimizer | None, LRScheduler | None] = (None, None),
         *,
-        same_tokenizer_teacher: PreTrainedModel | str | None = None,
+        same_tokenizer_teacher: LocalTeacher | PreTrainedModel | str | None = None,
         same_tokenizer_teacher_processing_class: PreTrainedTokenizerFast | None = None,
     ) -> None:
         if not isinstance(args, DistillConfig):
             raise ConfigError(f"args is a {type(args).__name__}, expected a DistillConfig")
-        for other in (teacher_model, same_tokenizer_teacher):
-            if model is other and isinstance(model, PreTrainedModel):
-                raise ConfigError("student and teacher are one object: the teacher must not change")
         student, self.student_encoder = resolve_student(model, processing_class, args)
-        teacher, self.teacher_encoder = resolve_teacher(
-            teacher_model, teacher_processing_class, args
+        named = resolve_teachers(
+            (teacher_model, teacher_processing_class),
+            (same_tokenizer_teacher, same_tokenizer_teacher_processing_class),
+            student,
+            self.student_encoder,
+            args,
         )
-        self.teacher = LocalTeacher(teacher, self.teacher_encoder)
         self.mix = student_mix(student, self.student_encoder, args)
-        named = {MAIN: (self.teacher, self.teacher_encoder)}
-        if same_tokenizer_teacher is not None:
-            second = same_tokenizer_teacher, same_tokenizer_teacher_processing_class
-            named[SAME] = resolve_same(*second, self.student_encoder, args)
         self.teachers = Teachers(named, self.mix)
+        self.teacher = named[MAIN]
+        self.teacher_encoder = self.teacher.encoder
         self._step_rows = StepRows([])
         self._since_log, self._run = meters.Sums(), meters.Sums()
         self._train_data = train_dataset
@@ -131,7 +129,7 @@ class DistillTrainer(SavingTrainer):
         super().__init__(
             model=adapted(student, peft_config, args),
             args=args,
-            data_collator=self._collator(args),
+            data_collator=pair_collator(self.student_encoder, self.teacher_encoder, args),
             train_dataset=numbered(train_dataset),
             eval_dataset=_each(eval_dataset, numbered),
             processing_class=self.student_encoder.tokenizer,
@@ -149,17 +147,6 @@ class DistillTrainer(SavingTrainer):
         check_optimizers(self.learnable, optimizers[1])
 
     # --- setting up -----------------------------------------------------------------------------
-
-    def _collator(self, args: DistillConfig) -> PairCollator:
-        return PairCollator(
-            self.student_encoder,
-            self.teacher_encoder,
-            max_length=args.max_length,
-            pad_to_multiple_of=args.pad_to_multiple_of,
-            loss_on=args.loss_on,  # type: ignore[arg-type]  # checked by the config
-            chat_template_kwargs=args.chat_template_kwargs or None,
-            teacher_chat_template_kwargs=args.teacher_chat_template_kwargs or None,
-        )
 
     def _prepare_step(self, args: DistillConfig) -> None:
         """Makes what a step is taken with, once the student is where it will be trained."""
@@ -324,7 +311,8 @@ class DistillTrainer(SavingTrainer):
             return found
         with kept_randomness():
             sums = self._evaluation_sums(dataset)
-        metrics = self._evaluated(sums.total(self.accelerator), metric_key_prefix)
+        weights = {name: weight for name, (_, weight) in self.mix.objectives.items()}
+        metrics = meters.evaluated(sums.total(self.accelerator), weights, metric_key_prefix)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -346,17 +334,6 @@ class DistillTrainer(SavingTrainer):
             meters.add_batch(sums, batch)
         model.train(was_training)
         return sums
-
-    def _evaluated(self, sums: dict[str, float], prefix: str) -> dict[str, float]:
-        line, loss = {}, 0.0
-        for name, (_, weight) in self.mix.objectives.items():
-            mean = sums.get(f"value/{name}", 0.0) / max(sums.get(f"count/{name}", 0.0), 1.0)
-            line[f"{prefix}_loss/{name}"] = mean
-            loss += weight * mean
-        shares = meters.bits_and_share(sums)
-        if "bits_per_byte" in shares:
-            shares["supervised_bits_per_byte"] = shares.pop("bits_per_byte")
-        return {f"{prefix}_loss": loss, **line} | {f"{prefix}_{k}": v for k, v in shares.items()}
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Estimates the student's operations: six per weight and token, the head included."""
