@@ -66,6 +66,80 @@ def test_equals_sorting_on_wide_rows(student, teacher, scale, noise):
     assert (slope != expected_slope.numpy()).mean() < 2e-3  # partners of the very same value
 
 
+def check_against_sorting(p, q):
+    """The value of sorting in float64, its slope wherever a partner differs, equals for equals."""
+    value, slope = sorted_l1(p[None], q[None])
+    width = max(len(p), len(q))
+    mine, other = (np.zeros(width), np.zeros(width))
+    order = np.argsort(-p, kind="stable")
+    mine[: len(p)], other[: len(q)] = p[order], -np.sort(-q)
+    assert value[0] == pytest.approx(np.abs(mine - other).sum(), rel=1e-11)
+    sign = np.sign(mine - other)[: len(p)]
+    _, run, size = np.unique(-mine[: len(p)], return_inverse=True, return_counts=True)
+    expected = (np.bincount(run, sign) / size)[run]
+    bound = np.bincount(run, sign != 0) == size
+    np.testing.assert_allclose(slope[0, order][bound[run]], expected[bound[run]], rtol=1e-6)
+    assert (np.abs(slope) <= 1).all()
+    for k in np.flatnonzero(run[1:] == run[:-1]):
+        assert slope[0, order[k]] == slope[0, order[k + 1]]
+
+
+@given(
+    st.integers(0, 10**6),
+    st.tuples(st.integers(1, 400), st.integers(1, 400)),
+    st.sampled_from([0.0, 0.01, 1.0, 10.0, 40.0]),  # flat, ordinary, beyond what float32 holds
+    st.sampled_from([0.0, 1e-7, 1e-4, 1e-2]),
+    st.sampled_from([0.0, 0.1, 0.9]),
+    st.booleans(),
+)
+def test_nearly_equal_rows_of_every_range(seed, sizes, scale, noise, zeros, ties):
+    random = np.random.default_rng(seed)
+    z = scale * random.standard_normal(max(sizes))
+    y = random.permutation(z + noise * random.standard_normal(len(z)))
+    z, y = z[: sizes[0]], y[: sizes[1]]
+    if ties:
+        z, y = z.round(1), y.round(1)
+    z[random.random(len(z)) < zeros] = -np.inf
+    y[random.random(len(y)) < zeros] = -np.inf
+    z[0] = y[0] = max(z.max(), y.max(), 0.0)
+    p, q = (np.exp(x - x.max()) for x in (z, y))
+    check_against_sorting(*((x / x.sum()).astype(np.float32) for x in (p, q)))
+
+
+@given(st.integers(0, 10**6), st.integers(1, 300), st.integers(1, 300))
+def test_neighbouring_numbers(seed, student, teacher):
+    # Every exponent from subnormal numbers to 1, few numbers apart: the last bits decide.
+    random = np.random.default_rng(seed)
+    centre = random.integers(0, 0x3F800000 - 64, 4)
+    rows = (
+        (random.choice(centre, size) + random.integers(0, 64, size)).astype(np.uint32)
+        for size in (student, teacher)
+    )
+    check_against_sorting(*(bits.view(np.float32) for bits in rows))
+
+
+def test_a_row_leaves_nothing_for_the_next():
+    generator = torch.Generator().manual_seed(4)
+    z = torch.randn(6, 2000, generator=generator) * torch.tensor([[0.01], [30.0], [3.0]] * 2)
+    y = z + 0.001 * torch.randn(6, 2000, generator=generator)
+    p, q = z.softmax(-1).numpy(), y.softmax(-1).numpy()
+    value, slope = sorted_l1(p, q)
+    for row in range(len(p)):
+        alone = sorted_l1(p[row : row + 1], q[row : row + 1])
+        assert alone[0][0] == value[row]
+        np.testing.assert_array_equal(alone[1][0], slope[row])
+
+
+def test_zeros_meet_what_the_longer_side_has():
+    p = np.array([[0.5, 0.0, 0.0, 0.5, 0.0]], np.float32)
+    q = np.array([[0.25, 0.25, 0.25, 0.25]], np.float32)
+    value, slope = sorted_l1(p, q)
+    assert value[0] == 1.0
+    np.testing.assert_allclose(slope[0], [1, -2 / 3, -2 / 3, 1, -2 / 3], rtol=1e-6)
+    # four equal entries: two meet 0.5, two meet 0
+    np.testing.assert_array_equal(sorted_l1(q, p)[1][0], np.zeros(4))
+
+
 def test_bfloat16_rows_are_full_of_ties():
     generator = torch.Generator().manual_seed(0)
     z, y = (torch.randn(2, n, generator=generator).bfloat16().float() for n in (2000, 2500))
