@@ -1,7 +1,7 @@
 """`crosstill distill`: train a student from a teacher."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,10 +11,10 @@ from crosstill.cli.options import (
     RecipeFile,
     TrustRemoteCode,
     print_json,
-    print_table,
     quiet_libraries,
     recipe_overrides,
 )
+from crosstill.cli.outcome import print_outcome
 
 
 def distill(
@@ -45,18 +45,4 @@ def distill(
     if as_json:
         print_json(summary)
     else:
-        _show(summary, Path(loaded.output_dir))
-
-
-def _show(summary: dict[str, Any], folder: Path) -> None:
-    from crosstill.report.page import facts, gap
-
-    rows = [
-        (fact.label, f"{fact.before} -> {fact.value}" if fact.before else fact.value)
-        for fact in facts(summary)
-    ]
-    if gap(summary):
-        rows.insert(0, ("of the gap to the teacher closed", gap(summary)))
-    for name, what in (("model", "the student"), ("report.html", "the report")):
-        rows.append((what, str(folder / name)))
-    print_table(("", ""), rows)
+        print_outcome(summary, Path(loaded.output_dir))

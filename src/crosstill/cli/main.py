@@ -17,6 +17,7 @@ from crosstill.cli.doctor import doctor
 from crosstill.cli.evaluate import evaluate
 from crosstill.cli.inspect import inspect
 from crosstill.cli.methods import methods
+from crosstill.cli.transfer import transfer
 from crosstill.errors import CrosstillError
 
 app = typer.Typer(
@@ -27,9 +28,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-# Unknown options of `distill` and `doctor` are keys of the recipe.
+# Unknown options of `distill`, `transfer` and `doctor` are keys of the recipe.
 _RECIPE_KEYS = {"allow_extra_args": True, "ignore_unknown_options": True}
 app.command(context_settings=_RECIPE_KEYS)(distill)
+app.command(context_settings=_RECIPE_KEYS)(transfer)
 app.command()(inspect)
 app.command(context_settings=_RECIPE_KEYS)(doctor)
 app.command()(evaluate)

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,16 +59,8 @@ class Origin:
 
     def differences(self, other: "Origin") -> list[str]:
         """Names what differs, one line each: `name: mine -> other's`."""
-        lines = []
-        for key in sorted(self.config.keys() | other.config.keys()):
-            mine, theirs = self.config.get(key), other.config.get(key)
-            if mine != theirs:
-                lines.append(f"{key}: {mine!r} -> {theirs!r}")
-        for key in _MADE_OF:
-            mine, theirs = getattr(self, key), getattr(other, key)
-            if mine != theirs:
-                lines.append(f"{key}: {mine!r} -> {theirs!r}")
-        return lines
+        mine, theirs = ({key: getattr(o, key) for key in _MADE_OF} for o in (self, other))
+        return [*differences(self.config, other.config), *differences(mine, theirs)]
 
 
 @dataclass(frozen=True)
@@ -111,14 +103,9 @@ def commit(
     Returns:
         The checkpoint's folder.
     """
-    files = {}
     for path in _files(folder):
         _flush(path)
-        files[path.relative_to(folder).as_posix()] = {
-            "size": path.stat().st_size,
-            "sha256": sha256(path),
-        }
-    manifest = asdict(Manifest(step, files, origin, versions))
+    manifest = asdict(Manifest(step, described(folder), origin, versions))
     text = json.dumps(manifest, indent=1, sort_keys=True)
     (folder / MANIFEST).write_text(text, encoding="utf-8")
     _flush(folder / MANIFEST)
@@ -139,22 +126,44 @@ def verify(folder: Path) -> Manifest:
             of another size or of another content; the message names it.
     """
     manifest = _read_manifest(folder)
-    present = {path.relative_to(folder).as_posix() for path in _files(folder)} - {MANIFEST}
-    for name in sorted(manifest.files.keys() | present):
+    check_files(folder, manifest.files, besides={MANIFEST})
+    return manifest
+
+
+def described(folder: Path) -> dict[str, dict[str, Any]]:
+    """The size in bytes and the SHA-256 of every file of a folder, by its path there."""
+    return {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)}
+        for path in _files(folder)
+    }
+
+
+def check_files(folder: Path, files: Mapping[str, Any], besides: Set[str] = frozenset()) -> None:
+    """Compares the files of a folder with what `described` said of them.
+
+    Args:
+        folder: The folder.
+        files: What is expected there.
+        besides: Files that may be there, whatever they hold.
+
+    Raises:
+        CheckpointError: A file is missing, extra, of another size or of another content.
+    """
+    present = {path.relative_to(folder).as_posix() for path in _files(folder)} - besides
+    for name in sorted(files.keys() | present):
         path = folder / name
         if path.suffix in _PICKLES:
             raise CheckpointError(f"{path} may be a pickle, which can hold code: it is not read")
         if name not in present:
             raise CheckpointError(f"{path} is missing; the manifest lists it")
-        if name not in manifest.files:
+        if name not in files:
             raise CheckpointError(f"{path} is not in the manifest: remove it")
-        expected = manifest.files[name]
+        expected = files[name]
         size = path.stat().st_size
         if size != expected["size"]:
             raise CheckpointError(f"{path} has {size} bytes, its manifest says {expected['size']}")
         if sha256(path) != expected["sha256"]:
             raise CheckpointError(f"{path} does not have the SHA-256 of its manifest: damaged")
-    return manifest
 
 
 def newest_complete(output_dir: Path) -> tuple[Path | None, list[str]]:
@@ -212,15 +221,27 @@ def rotate(output_dir: Path, keep: int | None, protected: Path | None = None) ->
     return removed
 
 
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names the values that differ, one line each: `name: before -> now`.
+
+    Example:
+        >>> differences({"seed": 1, "steps": 5}, {"seed": 2, "steps": 5})
+        ['seed: 1 -> 2']
+    """
+    keys = sorted(before.keys() | now.keys())
+    pairs = [(key, before.get(key), now.get(key)) for key in keys]
+    return [f"{key}: {mine!r} -> {theirs!r}" for key, mine, theirs in pairs if mine != theirs]
+
+
 def check_origin(manifest: Manifest, now: Origin) -> None:
     """Refuses to continue a run that was made of other things.
 
     Raises:
         CheckpointError: Lists each difference.
     """
-    differences = manifest.origin.differences(now)
-    if differences:
-        lines = "\n  ".join(differences)
+    found = manifest.origin.differences(now)
+    if found:
+        lines = "\n  ".join(found)
         raise CheckpointError(
             f"the checkpoint of step {manifest.step} belongs to another run; in the checkpoint -> "
             f"now:\n  {lines}\nSet these back to resume, or start a new run in another folder."

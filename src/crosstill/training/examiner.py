@@ -110,29 +110,38 @@ class Examiner:
         self,
         model: PreTrainedModel,
         encoder: TextEncoder,
-        log: Callable[[dict[str, float]], None],
+        log: Callable[[dict[str, float]], None] | None = None,
     ) -> Measured:
-        """Measures the untrained student, or reads what was measured when the run began."""
+        """Measures the untrained student, or reads what was measured when the run began.
+
+        Args:
+            model: The student.
+            encoder: Its encoder.
+            log: Where the numbers go, such as `trainer.log`.
+        """
         path = self.folder / BEFORE
         if path.exists():
             return Measured(**json.loads(path.read_text(encoding="utf-8")))
         found = self.measure(model, encoder, answers=True)
         if self.is_main:
             write_json(path, vars(found))
-            if line := found.log_line():
+            if log is not None and (line := found.log_line()):
                 log(line)
         return found
 
     def on_the_way(
-        self, measure: Callable[[], Measured], log: Callable[[dict[str, float]], None]
+        self,
+        every: int,
+        measure: Callable[[], Measured],
+        log: Callable[[dict[str, float]], None],
     ) -> list[Measure]:
-        """The callback that measures during training, where the settings ask for one.
+        """The callback that measures during training, where there is anything to measure.
 
         Args:
+            every: Steps between two measurements; 0: none.
             measure: Measures the student.
             log: Where the numbers go, such as `trainer.log`.
         """
-        every = self.settings.divergence_steps
         if not every or not (self.prompts or self.texts):
             return []
         return [Measure(every, lambda: measure().log_line(), log)]

@@ -11,6 +11,7 @@ from transformers.utils import logging as hf_logging
 from crosstill.data.read import ReadReport, read_source
 from crosstill.hub import load_model, load_tokenizer
 from crosstill.text.encode import text_encoder
+from crosstill.training.adapters import lora_config
 from crosstill.training.callbacks import StopOnSignal
 from crosstill.training.examiner import Examiner
 from crosstill.training.fingerprint import versions
@@ -21,7 +22,6 @@ from crosstill.training.running import (
     free_place,
     held,
     is_main_process,
-    peft_config,
     show_alignment,
     train_to_end,
 )
@@ -94,7 +94,8 @@ class _Run:
         self.stop = StopOnSignal()
         self.trainer = self._trainer(trust_remote_code)
         self.examiner.ask(self.trainer.teacher.model, self.trainer.teacher_encoder)
-        for callback in self.examiner.on_the_way(self.measure, self.trainer.log):
+        every = settings.divergence_steps
+        for callback in self.examiner.on_the_way(every, self.measure, self.trainer.log):
             self.trainer.add_callback(callback)
 
     @property
@@ -139,7 +140,7 @@ class _Run:
             train_dataset=self.data.dataset,
             processing_class=target or tokenizer,
             teacher_processing_class=teacher_tokenizer,
-            peft_config=peft_config(recipe.peft),
+            peft_config=None if recipe.peft is None else lora_config(recipe.peft),
             callbacks=[self.stop],
             **self._second_teacher(trust),
         )

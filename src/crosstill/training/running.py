@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerFast
 
 from crosstill.align.chunks import align
 from crosstill.align.view import fragment
-from crosstill.errors import ConfigError
 from crosstill.plain_json import write_json
 from crosstill.report.html import write_report
 from crosstill.training.callbacks import StopOnSignal
@@ -118,21 +117,3 @@ def complete(folder: Path, summary: dict[str, Any]) -> None:
     """Writes the summary and the report; with the summary a run is finished."""
     write_json(folder / SUMMARY, summary)
     write_report(folder)
-
-
-def peft_config(settings: dict[str, Any] | None) -> Any:
-    """Makes the settings of an adapter; None where there shall be none.
-
-    Raises:
-        ConfigError: peft is not installed, or a setting is none of its own.
-    """
-    if settings is None:
-        return None
-    try:
-        from peft import LoraConfig
-    except ImportError as error:
-        raise ConfigError("peft needs the extra: pip install 'crosstill[peft]'") from error
-    try:
-        return LoraConfig(**{"task_type": "CAUSAL_LM", **settings})
-    except TypeError as error:
-        raise ConfigError(f"peft: {error}; expected settings of peft.LoraConfig") from error

@@ -3,6 +3,7 @@
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ def export(
     path: str | Path,
     *,
     verify: bool = True,
+    files: Mapping[str, str] | None = None,
 ) -> Path:
     """Save a model and its tokenizer as a Hugging Face folder: safetensors and JSON.
 
@@ -33,6 +35,7 @@ def export(
         tokenizer: its fast tokenizer.
         path: the folder; it must not exist, or be empty.
         verify: load the folder again and compare every number; needs memory for a second copy.
+        files: texts to stand beside, by file name, such as a model card.
 
     Returns:
         The folder.
@@ -51,6 +54,8 @@ def export(
     try:
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
+        for name, text in (files or {}).items():
+            (draft / name).write_text(text, encoding="utf-8")
         if verify:
             _verify(model, tokenizer, draft)
         for file in sorted(draft.rglob("*")):
