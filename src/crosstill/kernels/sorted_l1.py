@@ -4,7 +4,9 @@ Let A(x) and B(x) count the entries above x of a student's row and of a teacher'
 entries with the value x, the one at rank r meets a teacher's entry that is smaller wherever A > B
 around x, and larger wherever A < B. So the entries are counted by buckets of their leading bits
 (a non-negative float is ordered as its bits are), and in a bucket where A - B cannot change its
-sign every entry has the same slope. Only the buckets that are left are sorted, and they are small.
+sign every entry has the same slope. Only the buckets that are left are sorted: all of them at once
+by their low bits, then each entry into its bucket. Zeros are left out: they stand last on both
+sides, where they meet zeros or what the longer side has.
 """
 
 import importlib
