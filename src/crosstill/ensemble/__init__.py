@@ -1,0 +1,5 @@
+"""Several models that vote on every token."""
+
+from crosstill.ensemble.model import Ensemble
+
+__all__ = ["Ensemble"]
