@@ -138,6 +138,43 @@ def load_tokenizer(
     return tokenizer
 
 
+def load_stated_tokenizer(
+    name_or_path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> "PreTrainedTokenizerFast":
+    """Load a `tokenizer.json` as it states itself, with the roles that its folder names.
+
+    `load_tokenizer` hands a tokenizer to the class that the folder names, and some of these classes
+    build it anew from the vocabulary, with splitting rules of their own: what comes out may cut
+    text otherwise than the file says. Where there is no `tokenizer.json`, it is what
+    `load_tokenizer` gives.
+
+    Raises:
+        ConfigError: the folder or the name does not exist, or the hub cannot be reached.
+        TrustError: the tokenizer asks for code.
+        TokenizerError: there is no tokenizer, or only a slow one.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    path = Path(name_or_path).expanduser()
+    alone = path.suffix == ".json" and path.is_file()
+    source = path.parent if alone and path.name == "tokenizer.json" else name_or_path
+    named = (Path(source).expanduser() / "tokenizer_config.json").is_file()
+    if _gguf_file(source) is not None or (alone and not named):
+        return load_tokenizer(name_or_path)
+    patterns = (*_CONFIG_FILES, *_TOKENIZER_FILES)
+    folder = _checked_folder(source, patterns, revision, trust_remote_code)
+    if not (folder / "tokenizer.json").is_file():
+        return load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:
+        # the tokenizers library raises a bare Exception for what it cannot parse
+        raise TokenizerError(
+            f"{folder / 'tokenizer.json'} is not a tokenizer of the tokenizers library: "
+            f"{first_line(error)}"
+        ) from error
+
+
 def _tokenizer_of_file(file: Path) -> "PreTrainedTokenizerFast":
     from transformers import PreTrainedTokenizerFast
 
