@@ -114,9 +114,14 @@ def _content_backend(backend: Tokenizer, spec: TokenizerSpec) -> Tokenizer:
     }
     return (
         content
-        if made.isdisjoint(spec.control - {spec.unknown})
+        if made.isdisjoint(spec.control - _may_occur(spec))
         else _assemble(backend, _without(backend.model, spec), spec)
     )
+
+
+def _may_occur(spec: TokenizerSpec) -> set[int | None]:
+    """The unknown token, unless its name is a piece that a Unigram model finds in a text."""
+    return {spec.unknown} if spec.model != "Unigram" else set()
 
 
 def _assemble(backend: Tokenizer, model: models.Model, spec: TokenizerSpec) -> Tokenizer:
@@ -148,8 +153,7 @@ def _assemble(backend: Tokenizer, model: models.Model, spec: TokenizerSpec) -> T
 def _without(model: models.Model, spec: TokenizerSpec) -> models.Model:
     """The model with its control tokens renamed, so that no text can spell them."""
     state = json.loads(model.__getstate__())
-    unknown = {spec.unknown} if spec.model != "Unigram" else set()
-    hidden = {token for token, id in spec.vocab.items() if id in spec.control - unknown}
+    hidden = {token for token, id in spec.vocab.items() if id in spec.control - _may_occur(spec)}
     if spec.model == "Unigram":
         state["vocab"] = [[_hidden(t) if t in hidden else t, score] for t, score in state["vocab"]]
     else:
