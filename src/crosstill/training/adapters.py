@@ -59,7 +59,12 @@ def save_weights(
     if not is_adapted(model):
         model.save_pretrained(str(folder), state_dict=state_dict)
         return
+    weights = model.state_dict() if state_dict is None else state_dict
+    known = {name for name, _ in model.named_parameters()}
+    every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    # of tied tables one name is enough: they are tied again where they are read
+    weights = {name: weight for name, weight in weights.items() if name not in every - known}
     trained = bool(embedding_weights(model))
     model.save_pretrained(  # type: ignore[call-arg]
-        str(folder), state_dict=state_dict, save_embedding_layers=trained
+        str(folder), state_dict=weights, save_embedding_layers=trained
     )
