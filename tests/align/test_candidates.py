@@ -141,6 +141,14 @@ def test_distances_may_be_given(numba, monkeypatch):
     assert pairs_of(mapped, 0) == {(0, 1), (1, 0)}  # the empty token is never near
 
 
+@given(st.floats(0.01, 1.5), st.integers(0, 40))
+def test_the_largest_distance_of_a_pair_is_found(theta, longest):
+    limit = candidates._limits(theta, longest)
+    for total in range(1, longest + 1):
+        near = [d for d in range(total + 1) if d / total < theta]
+        assert limit[total] == near[-1]
+
+
 def test_no_groups_at_all():
     maps = CandidateMap(["a"], ["a"], np.array([[0, 0]]), 0.3)
     none = np.zeros((0, 1), np.int64)

@@ -106,6 +106,54 @@ def test_numpy_and_numba_agree_within_a_band_too(teacher, student, entropies, wi
             assert np.array_equal(one, two)
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(128, 40), (129, 300), (300, 129), (257, 1)])
+@pytest.mark.parametrize("width", [None, 1, 7, 60])
+@pytest.mark.parametrize("kind", [np.uint8, np.int32])
+def test_numpy_and_numba_agree_beyond_one_strip(rows, columns, width, kind):
+    rng = np.random.default_rng([rows, columns, width or 0])
+    unique = rng.integers(0, 4, (9, 11)).astype(kind)
+    # Whole weights: many paths cost the same, and each tie must go the same way.
+    weights = [rng.integers(0, 3, size).astype(float) for size in (rows, columns)]
+    window = np.zeros(rows, np.int64), np.full(rows, columns, np.int64)
+    if width:
+        sides = (columns, rows), (rows, columns)
+        ends = (np.cumsum(rng.integers(0, most, size)) for most, size in sides)
+        window = byte_window(*ends, width)
+    given = (unique, rng.integers(0, 9, rows), rng.integers(0, 11, columns), *weights, *window)
+    for one, two in zip(dtw_compiled.path(*given), path_numpy(*given), strict=True):
+        assert np.array_equal(one, two)
+
+
+def test_a_string_too_long_for_a_byte_keeps_its_distance():
+    long = "a" * 300
+    assert token_distances([long], ["b"]).unique.tolist() == [[300]]
+    assert run([long, "b"], [long], [1.0, 1.0], [1.0]).cost == 300.0
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        ([0, 0], [2, 2, 2]),
+        ([1, 1, 1], [2, 2, 2]),
+        ([0, 0, 0], [1, 1, 1]),
+        ([0, 1, 0], [2, 2, 2]),
+        ([0, 0, 0], [2, 1, 2]),
+        ([0, 2, 1], [1, 2, 2]),
+    ],
+    ids=["too few", "late", "early", "back", "back at the end", "empty"],
+)
+def test_a_window_without_a_path_is_refused(low, high):
+    with pytest.raises(AlignmentError, match="byte_window"):
+        run(["a", "b", "c"], ["a", "b"], [1.0] * 3, [1.0] * 2,
+            window=(np.array(low), np.array(high)))  # fmt: skip
+
+
+def test_a_window_with_a_hole_is_refused():
+    with pytest.raises(AlignmentError, match="byte_window"):
+        run(["a", "b"], ["a", "b", "c"], [1.0] * 2, [1.0] * 3,
+            window=(np.array([0, 2]), np.array([1, 3])))  # fmt: skip
+
+
 @given(TOKENS, TOKENS, ENTROPIES, st.integers(1, 12))
 def test_a_band_never_costs_less_and_its_gap_is_no_lie(teacher, student, entropies, width):
     weights = (

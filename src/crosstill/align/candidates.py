@@ -61,13 +61,13 @@ class CandidateMap:
         self.theta = float(theta)
         self.table: SymbolTable = symbol_table(student, teacher)
         self.student, self.teacher = student, teacher
-        self._to_student = np.full(len(teacher), -1, np.int64)
-        self._to_teacher = np.full(len(student), -1, np.int64)
+        self._to_student = np.full(len(teacher), -1, np.int32)
+        self._to_teacher = np.full(len(student), -1, np.int32)
         self._to_student[shared[:, 1]] = shared[:, 0]
         self._to_teacher[shared[:, 0]] = shared[:, 1]
-        empty = [np.diff(starts) == 0 for starts in (self.table.student_starts,
-                                                     self.table.teacher_starts)]  # fmt: skip
-        self._barred = (empty[0], empty[1])
+        one, two = np.diff(self.table.student_starts), np.diff(self.table.teacher_starts)
+        self._barred = (one == 0, two == 0)
+        self._limit = _limits(self.theta, int(one.max(initial=0) + two.max(initial=0)))
 
     def __call__(
         self,
@@ -88,20 +88,20 @@ class CandidateMap:
             return self.plain(student_top, teacher_top, distance)
         groups, room = len(student_top), student_top.shape[1] + teacher_top.shape[1]
         out = (
-            np.zeros((groups, room), np.int64),
-            np.zeros((groups, room), np.int64),
-            np.zeros(groups, np.int64),
-            np.zeros((groups, 2), np.int64),
+            np.empty((groups, room), np.int64),
+            np.empty((groups, room), np.int64),
+            np.empty(groups, np.int64),
+            np.empty((groups, 2), np.int64),
         )
         given = (student_top, teacher_top, self._to_student, self._to_teacher)
         if distance is None:
             t = self.table
             strings = (t.student, t.student_starts, t.student_mask,
                        t.teacher, t.teacher_starts, t.teacher_mask)  # fmt: skip
-            compiled.by_strings(*given, strings, t.symbols, self.theta, out)
+            widest = compiled.by_strings(*given, strings, t.symbols, self._limit, out)
         else:
-            compiled.by_distances(*given, self._barred, distance, self.theta, out)
-        return _trimmed(*out)
+            widest = compiled.by_distances(*given, self._barred, distance, self.theta, out)
+        return Mapped(out[0][:, :widest], out[1][:, :widest], *out[2:])
 
     def plain(
         self,
@@ -118,7 +118,8 @@ class CandidateMap:
             pairs, covered[g] = self._group(student_top[g], teacher_top[g], given)
             count[g] = len(pairs)
             ids[:, g, : len(pairs)] = np.array(pairs, np.int64).reshape(-1, 2).T
-        return _trimmed(ids[0], ids[1], count, covered)
+        widest = int(count.max(initial=0))
+        return Mapped(ids[0, :, :widest], ids[1, :, :widest], count, covered)
 
     def _group(
         self, student_top: np.ndarray, teacher_top: np.ndarray, distance: np.ndarray | None
@@ -161,6 +162,15 @@ def _compiled() -> ModuleType | None:
     return candidates_compiled
 
 
+def _limits(theta: float, longest: int) -> np.ndarray:
+    """int64 [longest + 1]: the largest distance of a pair whose tokens have so many symbols."""
+    total = np.maximum(np.arange(longest + 1), 1)
+    limit = np.minimum(np.ceil(theta * total) + 1, total).astype(np.int64)
+    while (over := limit / total >= theta).any():  # theta is a rounded number, and so is the share
+        limit[over] -= 1
+    return limit
+
+
 def _nearest(distance: np.ndarray, theta: float) -> list[tuple[int, int]]:
     """Pairs of rows and columns, one-to-one, the nearest first."""
     distance = distance.astype(np.float64)  # float32 would round theta
@@ -173,10 +183,3 @@ def _nearest(distance: np.ndarray, theta: float) -> list[tuple[int, int]]:
             used_columns.add(b)
             taken.append((a, b))
     return taken
-
-
-def _trimmed(
-    student_ids: np.ndarray, teacher_ids: np.ndarray, count: np.ndarray, covered: np.ndarray
-) -> Mapped:
-    widest = int(count.max(initial=0))
-    return Mapped(student_ids[:, :widest], teacher_ids[:, :widest], count, covered)

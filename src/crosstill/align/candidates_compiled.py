@@ -20,72 +20,94 @@ _BYTES = np.uint64(0x0101010101010101)
 
 
 @jit
-def by_strings(student_top, teacher_top, to_student, to_teacher, strings, symbols, theta, out):
-    """Maps every group by edit distance; see `candidates.CandidateMap`."""
-    seen = np.full(to_student.shape[0], -1, np.int64)
+def by_strings(student_top, teacher_top, to_student, to_teacher, strings, symbols, limit, out):
+    """Maps every group by edit distance; see `candidates.CandidateMap`. Returns the most pairs."""
+    listed, free, near = _scratch(student_top, teacher_top, to_teacher)
     bits = np.zeros(symbols, np.uint64)
-    room = student_top.shape[1] * teacher_top.shape[1]
-    near = np.empty(room), np.empty(room, np.int64), np.empty(room, np.int64)
+    held = np.empty((4, teacher_top.shape[1]), np.int64), np.empty(teacher_top.shape[1], np.uint64)
     for g in range(student_top.shape[0]):
-        free_student, free_teacher = _exact(
-            g, student_top[g], teacher_top[g], to_student, to_teacher, seen, out
-        )
-        n = _near_strings(
-            student_top[g], free_student, teacher_top[g], free_teacher, strings, bits, theta, near
-        )
-        _take(g, student_top[g], teacher_top[g], n, near, out)
+        own, other = student_top[g], teacher_top[g]
+        left, right = _exact(g, own, other, to_student, to_teacher, listed, free, out)
+        if left > 0 and right > 0:
+            n = _near_strings(
+                own, free[0][:left], other, free[1][:right], strings, bits, limit, held, near
+            )
+            _take(g, own, other, n, near, out)
+    return _filled(out)
 
 
 @jit
 def by_distances(student_top, teacher_top, to_student, to_teacher, barred, distance, theta, out):
-    """Maps every group by distances [G, Ks, Kt] that are given."""
-    seen = np.full(to_student.shape[0], -1, np.int64)
-    room = student_top.shape[1] * teacher_top.shape[1]
-    near = np.empty(room), np.empty(room, np.int64), np.empty(room, np.int64)
+    """Maps every group by distances [G, Ks, Kt] that are given. Returns the most pairs."""
+    listed, free, near = _scratch(student_top, teacher_top, to_teacher)
     for g in range(student_top.shape[0]):
-        free_student, free_teacher = _exact(
-            g, student_top[g], teacher_top[g], to_student, to_teacher, seen, out
-        )
+        own, other = student_top[g], teacher_top[g]
+        left, right = _exact(g, own, other, to_student, to_teacher, listed, free, out)
         n = 0
-        for a in free_student:
-            if barred[0][student_top[g, a]]:
+        for a in free[0][:left]:
+            if barred[0][own[a]]:
                 continue
-            for b in free_teacher:
-                if distance[g, a, b] < theta and not barred[1][teacher_top[g, b]]:
+            for b in free[1][:right]:
+                if distance[g, a, b] < theta and not barred[1][other[b]]:
                     near[0][n], near[1][n], near[2][n] = distance[g, a, b], a, b
                     n += 1
-        _take(g, student_top[g], teacher_top[g], n, near, out)
+        _take(g, own, other, n, near, out)
+    return _filled(out)
 
 
 @jit
-def _exact(g, student_top, teacher_top, to_student, to_teacher, seen, out):
-    """Writes the exact pairs of a group; returns the ranks on both sides that have none."""
-    student_ids, teacher_ids, count, covered = out
-    free_student = np.empty(student_top.shape[0], np.int64)
-    free_teacher = np.empty(teacher_top.shape[0], np.int64)
-    n, left, right = 0, 0, 0
+def _scratch(student_top, teacher_top, to_teacher):
+    """Room that the groups use one after the other: a group's work is too little to make it."""
+    own, other = student_top.shape[1], teacher_top.shape[1]
+    listed = np.zeros(to_teacher.shape[0], np.bool_)
+    near = np.empty(own * other), np.empty(own * other, np.int64), np.empty(own * other, np.int64)
+    return listed, (np.empty(own, np.int64), np.empty(other, np.int64)), near
+
+
+@jit
+def _exact(g, student_top, teacher_top, to_student, to_teacher, listed, free, out):
+    """Writes the exact pairs of a group and the ranks without one; returns how many these are.
+
+    Each item is written and then counted or not: whether it has a partner cannot be foretold, and
+    a wrong guess of the processor costs more than the write. Unsigned, as no index is negative.
+    """
+    student_ids, teacher_ids = out[0][g], out[1][g]
+    free_student, free_teacher = free
+    n, left, right = _ZERO, _ZERO, _ZERO
     for b in range(teacher_top.shape[0]):
         id = teacher_top[b]
-        seen[id] = g
-        if to_student[id] >= 0:
-            student_ids[g, n], teacher_ids[g, n] = to_student[id], id
-            n += 1
-        else:
-            free_teacher[right] = b
-            right += 1
+        partner = to_student[np.uint64(id)]
+        student_ids[n], teacher_ids[n], free_teacher[right] = partner, id, b
+        n += np.uint64(partner >= 0)
+        right += np.uint64(partner < 0)
+    found = n
+    for k in range(found):
+        listed[np.uint64(student_ids[k])] = True
     for a in range(student_top.shape[0]):
         id = student_top[a]
-        other = to_teacher[id]
-        if other < 0:
-            free_student[left] = a
-            left += 1
-        elif seen[other] != g:
-            student_ids[g, n], teacher_ids[g, n] = id, other
-            n += 1
-    count[g] = n
-    covered[g, 0] = student_top.shape[0] - left
-    covered[g, 1] = teacher_top.shape[0] - right
-    return free_student[:left], free_teacher[:right]
+        partner = to_teacher[np.uint64(id)]
+        student_ids[n], teacher_ids[n], free_student[left] = id, partner, a
+        n += np.uint64(partner >= 0 and not listed[np.uint64(id)])
+        left += np.uint64(partner < 0)
+    for k in range(found):
+        listed[np.uint64(student_ids[k])] = False
+    out[2][g] = n
+    out[3][g, 0] = student_top.shape[0] - np.int64(left)
+    out[3][g, 1] = teacher_top.shape[0] - np.int64(right)
+    return np.int64(left), np.int64(right)
+
+
+@jit
+def _filled(out):
+    """Writes 0 behind the pairs of every group, as far as the most pairs of one, and returns it."""
+    student_ids, teacher_ids, count, _ = out
+    most = 0
+    for g in range(count.shape[0]):
+        most = max(most, count[g])
+    for g in range(count.shape[0]):
+        student_ids[g, count[g] : most] = 0
+        teacher_ids[g, count[g] : most] = 0
+    return most
 
 
 @jit
@@ -110,42 +132,55 @@ def _take(g, student_top, teacher_top, found, near, out):
 
 
 @jit
-def _near_strings(student_top, free_student, teacher_top, free_teacher, strings, bits, theta, near):
-    """Lists the pairs under theta in the order of the ranks; returns how many."""
-    symbols, starts, masks, others, other_starts, other_masks = strings
-    count = free_teacher.shape[0]
-    first, size = np.empty(count, np.int64), np.empty(count, np.int64)
-    mask = np.empty(count, np.uint64)
-    for k in range(count):
-        id = teacher_top[free_teacher[k]]
-        first[k], size[k] = other_starts[id], other_starts[id + 1] - other_starts[id]
-        mask[k] = other_masks[id]
+def _near_strings(student_top, own, teacher_top, other, strings, bits, limit, held, near):
+    """Lists the pairs of free ranks in the order of the ranks; returns how many.
+
+    `limit` [length + length] is the largest distance that makes a pair.
+    """
+    symbols, starts, masks, others, _, _ = strings
+    (rank, first, size, kept), other_mask = held
+    count = _hold(teacher_top, other, strings, held)
     n = 0
-    for a in free_student:
+    for a in own:
         id = student_top[a]
-        pattern = symbols[starts[id] : starts[id + 1]]
-        width, own = pattern.shape[0], masks[id]
+        pattern, mask = symbols[starts[id] : starts[id + 1]], masks[id]
+        width = pattern.shape[0]
         if width == 0:
+            continue
+        some = _ZERO
+        for k in range(count):
+            kept[some] = k
+            bound = max(_ones(mask & ~other_mask[k]), _ones(other_mask[k] & ~mask))
+            some += np.uint64(max(bound, abs(width - size[k])) <= limit[width + size[k]])
+        if some == 0:
             continue
         if width <= 64:
             for i in range(width):
                 bits[pattern[i]] |= _ONE << np.uint64(i)
-        for k in range(count):
-            if size[k] == 0:
-                continue
-            total = width + size[k]
-            if abs(width - size[k]) / total >= theta:
-                continue
-            if _ones(own & ~mask[k]) / total >= theta or _ones(mask[k] & ~own) / total >= theta:
-                continue
+        for k in kept[:some]:
             text = others[first[k] : first[k] + size[k]]
             distance = _myers(width, bits, text) if width <= 64 else _table(pattern, text)
-            if distance / total < theta:
-                near[0][n], near[1][n], near[2][n] = distance / total, a, free_teacher[k]
+            if distance <= limit[width + size[k]]:
+                near[0][n], near[1][n], near[2][n] = distance / (width + size[k]), a, rank[k]
                 n += 1
         for i in range(width):
             bits[pattern[i]] = _ZERO
     return n
+
+
+@jit
+def _hold(teacher_top, other, strings, held):
+    """Lays out what is asked of the free teacher tokens that spell something; returns how many."""
+    _, _, _, _, starts, masks = strings
+    (rank, first, size, _), mask = held
+    count = 0
+    for b in other:
+        id = teacher_top[b]
+        if starts[id] < starts[id + 1]:
+            rank[count], mask[count] = b, masks[id]
+            first[count], size[count] = starts[id], starts[id + 1] - starts[id]
+            count += 1
+    return count
 
 
 @jit

@@ -49,7 +49,8 @@ class Distances:
     """The edit distance of every teacher token from every student token, each kind once.
 
     Attributes:
-        unique: int32 [Ut, Us], between the different strings of both sides.
+        unique: [Ut, Us], between the different strings of both sides; uint8 if none of them is
+            longer than 255 symbols, as nearly always, and else int32.
         teacher: int64 [Tt], row of each teacher token.
         student: int64 [Ts], column of each student token.
     """
@@ -97,7 +98,9 @@ def token_distances(teacher: Sequence[str], student: Sequence[str]) -> Distances
         [[1], [2]]
     """
     rows, columns = _numbered(teacher), _numbered(student)
-    unique = cdist(rows[0], columns[0], scorer=Levenshtein.distance, dtype=np.int32, workers=1)
+    longest = max(map(len, [*rows[0], *columns[0]]), default=0)
+    dtype = np.uint8 if longest <= np.iinfo(np.uint8).max else np.int32  # small: looked up T x T
+    unique = cdist(rows[0], columns[0], scorer=Levenshtein.distance, dtype=dtype, workers=1)
     return Distances(unique, rows[1], columns[1])
 
 
@@ -118,7 +121,7 @@ def dtw_path(
             after the last, from `byte_window`; None allows all, and the path is then exact.
 
     Raises:
-        AlignmentError: one side has no token.
+        AlignmentError: one side has no token, or no path leads through the window.
 
     Numerics: float64; the products and sums are taken in the order of the formulas.
     """
@@ -128,7 +131,10 @@ def dtw_path(
             f"expected tokens on both sides, got {rows} of the teacher and {columns} of the "
             "student: there is nothing to align. Leave that row out."
         )
-    low, high = window or (np.zeros(rows, np.int64), np.full(rows, columns, np.int64))
+    if window is None:
+        low, high = np.zeros(rows, np.int64), np.full(rows, columns, np.int64)
+    else:
+        low, high = _checked(*window, rows, columns)
     given = (
         distances.unique,
         distances.teacher,
@@ -202,6 +208,24 @@ def path_numpy(
         i, j = i - (move != 2), j - (move != 1)
     path = np.array(steps[::-1], np.int64)
     return path[:, 0], path[:, 1], float(total[rows, columns])
+
+
+def _checked(
+    low: np.ndarray, high: np.ndarray, rows: int, columns: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The window, if it leads from the first pair to the last: the loops read where it points."""
+    if not (
+        low.shape == high.shape == (rows,)
+        and (low[0], high[-1]) == (0, columns)
+        and bool((low < high).all())
+        and bool((np.diff(low) >= 0).all() and (np.diff(high) >= 0).all())
+        and bool((low[1:] <= high[:-1]).all())
+    ):
+        raise AlignmentError(
+            f"expected a window of {rows} ranges from student token 0 to {columns}, none of them "
+            "empty, behind the one before or away from it, got another. Make it with `byte_window`."
+        )
+    return low.astype(np.int64, copy=False), high.astype(np.int64, copy=False)
 
 
 @lru_cache(maxsize=1)

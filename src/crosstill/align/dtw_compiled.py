@@ -1,13 +1,23 @@
-"""The loops of `dtw`, compiled with numba. Imported on first use, because numba is slow to load."""
+"""The loops of `dtw`, compiled with numba. Imported on first use, because numba is slow to load.
+
+Along a row each sum waits for the one before it; along an antidiagonal none waits for another, and
+the processor takes several at a time. The table is cut into strips of `_ROWS` rows, whose three
+antidiagonals of sums fit into the nearest cache.
+"""
 
 import numpy as np
 
 from crosstill.kernels.jit import jit
 
+_ROWS = 128
+
 
 @jit
 def path(unique, teacher, student, teacher_weight, student_weight, low, high):
-    """The cheapest path within the windows: (teacher int64 [L], student int64 [L], cost)."""
+    """The cheapest path within the windows: (teacher int64 [L], student int64 [L], cost).
+
+    Neither end of the windows ever goes back, and none of them is empty.
+    """
     moves, offset, cost = _moves(
         unique, teacher, student, teacher_weight, student_weight, low, high
     )
@@ -20,7 +30,9 @@ def path(unique, teacher, student, teacher_weight, student_weight, low, high):
         on_teacher[at], on_student[at] = i, j
         if i == 0 and j == 0:
             break
-        move = moves[offset[i] + j - low[i]]
+        first = i // _ROWS * _ROWS
+        row = i - first
+        move = moves[offset[i // _ROWS] + (row + j - low[first]) * _ROWS + row]
         i -= move != 2
         j -= move != 1
     return on_teacher[at:], on_student[at:], cost
@@ -30,74 +42,79 @@ def path(unique, teacher, student, teacher_weight, student_weight, low, high):
 def _moves(unique, teacher, student, teacher_weight, student_weight, low, high):
     """How each pair is best reached: 0 from both sides' tokens before, 1 teacher's, 2 student's."""
     rows, columns = teacher.shape[0], student.shape[0]
-    offset = np.empty(rows + 1, np.int64)
-    offset[0] = 0
-    for i in range(rows):
-        offset[i + 1] = offset[i] + high[i] - low[i]
-    moves = np.empty(offset[rows], np.uint8)
-    total = np.full(columns + 1, np.inf)  # total[j + 1]: the cheapest way to (row before, j)
-    total[0] = 0.0
-    first, second = np.empty(columns), np.empty(columns)
-    i = 0
-    while i < rows:
-        start, stop = low[i], high[i]
-        # What stands before the window of the row before is of a row still earlier.
-        diagonal = np.inf if i > 0 and start == low[i - 1] else total[start]
-        two = i + 1 < rows and low[i + 1] == start and high[i + 1] == stop
-        row, weight = unique[teacher[i]], teacher_weight[i]
-        low_row, low_weight = unique[teacher[i + two]], teacher_weight[i + two]
-        # Slices and ranges from 0: no index can be negative, which the compiler would look at.
-        kinds, weights = student[start:stop], student_weight[start:stop]
-        for k in range(stop - start):
-            first[k] = row[kinds[k]] * weight * weights[k]
-            second[k] = low_row[kinds[k]] * low_weight * weights[k]
-        out, reach = moves[offset[i] : offset[i + 1 + two]], total[start : stop + 1]
-        if two:
-            _two_rows(reach, first, second, diagonal, stop - start, out)
-        else:
-            _one_row(reach, first, diagonal, stop - start, out)
-        i += 1 + two
-    return moves, offset, total[columns]
+    offset = _offsets(low, high)
+    moves = np.empty(offset[-1], np.uint8)
+    flat = unique.reshape(-1)
+    start = (teacher * unique.shape[1]).astype(np.uint64)
+    # Along an antidiagonal the student's tokens go backwards: reversed, they go on with the rows.
+    kinds, weights = student[::-1].astype(np.uint32), student_weight[::-1].copy()
+    near, sums = np.empty(_ROWS, unique.dtype), np.empty(3 * (_ROWS + 1))
+    above = np.full(columns + 1, np.inf)  # above[j + 1]: the cheapest way to (row before, j)
+    above[0] = 0.0
+    for strip in range(offset.shape[0] - 1):
+        i, end = strip * _ROWS, min((strip + 1) * _ROWS, rows)
+        below = np.full(columns + 1, np.inf)
+        _strip(
+            flat,
+            (start[i:end], teacher_weight[i:end], low[i:end], high[i:end]),
+            (kinds, weights),
+            (above, below),
+            (near, sums),
+            moves[offset[strip] : offset[strip + 1]],
+        )
+        above = below
+    return moves, offset, above[columns]
 
 
 @jit
-def _one_row(total, cost, diagonal, count, moves):
-    """Goes from the row before, `total[1:]`, to this one; writes its moves."""
-    left = np.inf
-    for k in range(count):
-        above = total[k + 1]
-        move = np.uint8(above < diagonal)
-        best = min(above, diagonal)
-        moves[k] = np.uint8(2) if left < best else move
-        left = min(left, best) + cost[k]
-        diagonal = above
-        total[k + 1] = left
+def _offsets(low, high):
+    """int64 [strips + 1]: where the moves of each strip begin, `_ROWS` for each antidiagonal."""
+    rows = low.shape[0]
+    offset = np.zeros((rows + _ROWS - 1) // _ROWS + 1, np.int64)
+    for strip in range(offset.shape[0] - 1):
+        first, last = strip * _ROWS, min((strip + 1) * _ROWS, rows) - 1
+        diagonals = high[last] - low[first] + last - first
+        offset[strip + 1] = offset[strip] + diagonals * _ROWS
+    return offset
 
 
 @jit
-def _two_rows(total, first, second, diagonal, count, moves):
-    """As `_one_row` twice, the second row one column behind.
+def _strip(flat, teacher, student, around, room, moves):
+    """Goes through a strip by antidiagonals, each of the pairs whose ranks add up to `d`.
 
-    Along a row each sum waits for the one before it; two rows at a time wait together.
+    The two loops over pairs have unsigned offsets, as the compiler would look whether a signed one
+    is negative; and they are two, as of one that looks up values it makes none that takes several
+    pairs at a time.
     """
-    below = moves[count:]
-    above = total[1]
-    moves[0] = np.uint8(above < diagonal)
-    left = min(above, diagonal) + first[0]
-    diagonal, low_left, low_diagonal = above, np.inf, np.inf
-    for k in range(1, count):
-        above = total[k + 1]
-        move = np.uint8(above < diagonal)
-        best = min(above, diagonal)
-        moves[k] = np.uint8(2) if left < best else move
-        here = min(left, best) + first[k]
-        move = np.uint8(left < low_diagonal)
-        best = min(left, low_diagonal)
-        below[k - 1] = np.uint8(2) if low_left < best else move
-        low_left = min(low_left, best) + second[k - 1]
-        total[k] = low_left
-        low_diagonal, diagonal, left = left, above, here
-    move = np.uint8(left < low_diagonal)
-    best = min(left, low_diagonal)
-    below[count - 1] = np.uint8(2) if low_left < best else move
-    total[count] = min(low_left, best) + second[count - 1]
+    start, weight, low, high = teacher
+    (kinds, weights), (above, below), (near, sums) = student, around, room
+    count, columns, first = low.shape[0], kinds.shape[0], low[0]
+    # Slot 0 of an antidiagonal is the row above the strip; what is not allowed is infinite.
+    sums[:] = np.inf
+    one, two, new = 0, _ROWS + 1, 2 * (_ROWS + 1)
+    sums[one], sums[two] = above[first + 1], above[first]
+    begin, end = 0, 0
+    gone = (0, 0, 0)  # `begin` of the last three antidiagonals
+    for d in range(first, high[count - 1] + count - 1):
+        while end < count and low[end] + end <= d:
+            end += 1
+        while begin < end and high[begin] + begin <= d:
+            begin += 1
+        row, column = np.uint64(begin), np.uint64(columns - 1 - d + begin)
+        for k in range(end - begin):
+            near[k] = flat[start[row + np.uint64(k)] + kinds[column + np.uint64(k)]]
+        to, at = np.uint64(new + begin + 1), np.uint64((d - first) * _ROWS + begin)
+        up, across = np.uint64(one + begin), np.uint64(two + begin)
+        for k in range(np.uint64(end - begin)):
+            diagonal, before, left = sums[across + k], sums[up + k], sums[up + k + np.uint64(1)]
+            best = min(before, diagonal)
+            moves[at + k] = np.uint8(2) if left < best else np.uint8(before < diagonal)
+            cost = near[k] * weight[row + k] * weights[column + k]
+            sums[to + k] = min(left, best) + cost
+        sums[new] = above[d + 2] if d + 2 <= columns else np.inf
+        for k in range(gone[0], begin):  # the three antidiagonals still hold their last sums
+            sums[new + k + 1] = np.inf
+        gone = (gone[1], gone[2], begin)
+        if end == count and begin < count:
+            below[d - count + 2] = sums[new + count]
+        one, two, new = new, one, two
