@@ -24,7 +24,11 @@ Tokenizer = PreTrainedTokenizerFast | TextEncoder
 
 
 def self_teacher(
-    model: PreTrainedModel, tokenizer: Tokenizer, modes: Iterable[str]
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    modes: Iterable[str],
+    *,
+    autocast: torch.dtype | None = None,
 ) -> LocalTeacher:
     """Makes the teacher of a model that is about to get another tokenizer.
 
@@ -35,6 +39,8 @@ def self_teacher(
         model: The model as it is, with its own tokenizer's embeddings and without an adapter.
         tokenizer: Its own tokenizer.
         modes: Of all stages of the run, as `prepare_mode` takes them.
+        autocast: Type of the teacher's arithmetic where it shares the body; see
+            `SharedBodyTeacher`. A second copy is brought to the type that is wanted instead.
 
     Raises:
         ConfigError: A mode is unknown, or model and tokenizer do not belong together.
@@ -47,8 +53,8 @@ def self_teacher(
         trainer = DistillTrainer(student, teacher, args, rows, processing_class=target)
         ```
     """
-    if all([shares_body(mode) for mode in modes]):
-        return SharedBodyTeacher(model, tokenizer)
+    if all([shares_body(mode) for mode in modes]):  # a list: every name is looked at
+        return SharedBodyTeacher(model, tokenizer, autocast=autocast)
     return LocalTeacher(copy.deepcopy(model), tokenizer)
 
 
