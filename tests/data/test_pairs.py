@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import normalizers
 
 from crosstill.data.pairs import IGNORED, pair_row
-from crosstill.text.encode import text_encoder
+from crosstill.text.encode import budgets, text_encoder
 from crosstill.text.rows import RowFault
 from text.chat import THINKING, family_tokenizer
 from tiny_tokenizers import (
@@ -254,6 +254,23 @@ def test_t09_limit_inside_a_character():
     assert student.bytes.spell(made.student_ids).decode() == "a😀"
     assert teacher.bytes.spell(made.teacher_ids).decode() == "a😀"
     assert made.cut_bytes == 1
+
+
+def test_a_byte_student_is_not_cut_to_a_quarter():
+    """Each side has its own limit: with one for both, a byte student keeps a quarter of the row."""
+    text = "The cat sat on the mat. " * 40
+    row, limit = {"text": text}, len(LLAMA.encode(text)) + 1
+    even = pair(row, BYTES, LLAMA, max_length=limit)
+    assert even.student_bytes < len(text) / 2
+    assert even.cut_bytes == len(text) - even.student_bytes
+    own = pair(row, BYTES, LLAMA, max_length=budgets(BYTES, LLAMA, limit))
+    assert (own.student_bytes, own.cut_bytes) == (len(text), 0)
+    cut = pair(row, BYTES, LLAMA, max_length=(len(text) + 1, limit // 2))
+    assert len(cut.teacher_ids) <= limit // 2
+    assert cut.student_bytes + cut.cut_bytes == len(text)
+    assert cut.cut_bytes > 0
+    with pytest.raises(RowFault, match=r"max_length \(400 student and 1 teacher tokens\)"):
+        pair(row, BYTES, LLAMA, max_length=(400, 1))
 
 
 @given(st.lists(CONTENT, min_size=2, max_size=4).filter(any), st.integers(2, 60))

@@ -10,6 +10,7 @@ from crosstill.doctor.finding import Findings
 from crosstill.doctor.models import examine_side
 from crosstill.errors import ConfigError, DataError
 from crosstill.training.recipe import load_recipe
+from crosstill.transfer.bytelevel import byte_tokenizer
 from tiny_run import make_run
 
 
@@ -155,3 +156,21 @@ def test_a_second_teacher_and_a_gradient_for_each_objective_take_memory(pair):
     assert two.teacher - one.teacher == sides[0].parameters * 4
     mixed = load_recipe(pair, {"objectives": "alm+sft", "weighting": "pcgrad"})
     assert estimate_memory(mixed, *sides).student - one.student == 2 * sides[0].parameters * 4
+
+
+def test_a_byte_student_has_rows_four_times_as_long_and_fewer_rows_of_embeddings(pair, tmp_path):
+    byte_tokenizer(tiny_tokenizers.byte_level_bpe()).save_pretrained(tmp_path)
+    values = {"student_tokenizer": str(tmp_path), "max_length": 200}
+    recipe, findings = load_recipe(pair, values), Findings()
+    folder = str(pair.parent / "student")
+    usual = examine_side("student", folder, None, False, findings)
+    side = examine_side("student", folder, None, False, findings, tokenizer_source=str(tmp_path))
+    assert usual.parameters - side.parameters == 32 * (320 - side.encoder.vocab_size)
+    longer, shorter = (estimate_memory(recipe, s, usual).activations for s in (side, usual))
+    assert longer == 4 * shorter
+    found = examine(recipe)
+    (warning,) = [item for item in _named(found, "student model") if item.level == "warning"]
+    assert "rows have 800 bytes, and the model is made for 512" in warning.what
+    assert not [item for item in _named(found, "teacher model") if item.level == "warning"]
+    (memory,) = _named(found, "memory")
+    assert "batch x 800 tokens" in memory.what

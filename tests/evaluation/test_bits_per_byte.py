@@ -9,9 +9,11 @@ import tiny_models
 import tiny_tokenizers
 from crosstill import bits_per_byte
 from crosstill.errors import ConfigError, DataError
+from crosstill.evaluation import bits_per_byte as module
 from crosstill.evaluation.bits_per_byte import score, score_texts
 from crosstill.evaluation.scoring import Sequence, sequence_nats, windows
 from crosstill.text.encode import text_encoder
+from crosstill.transfer.bytelevel import byte_tokenizer
 
 TEXTS = [
     "The cat sat on the mat.",
@@ -63,6 +65,35 @@ def test_a_uniform_model_over_bytes_needs_the_bits_of_its_vocabulary():
     torch.nn.init.zeros_(model.lm_head.weight)
     expected = np.log2(len(tokenizer))
     assert bits_per_byte(model, tokenizer, TEXTS) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_byte_model_equals_a_sum_over_bytes_by_hand():
+    """No alignment, no merging: minus the base-2 logarithm of each byte's probability, a byte."""
+    tokenizer = byte_tokenizer(tiny_tokenizers.byte_level_bpe())
+    model = tiny_models.llama(len(tokenizer))
+    expected = 0.0
+    for text in TEXTS:
+        ids = torch.tensor([[tokenizer.eos_token_id, *text.encode()]])
+        with torch.no_grad():
+            probabilities = model(input_ids=ids).logits[0].double().softmax(-1).numpy()
+        expected -= sum(np.log2(probabilities[i, byte]) for i, byte in enumerate(text.encode()))
+    expected /= sum(len(text.encode()) for text in TEXTS)
+    assert bits_per_byte(model, tokenizer, TEXTS) == pytest.approx(expected, rel=1e-6)
+
+
+def test_windows_of_a_byte_model_are_four_times_as_long(monkeypatch):
+    monkeypatch.setattr(module, "MAX_LENGTH", 16)
+    seen = []
+
+    def nats(*_args, max_length, **_kwargs):
+        seen.append(max_length)
+        return np.zeros(1)
+
+    monkeypatch.setattr(module, "sequence_nats", nats)
+    for tokenizer in (tiny_tokenizers.byte_level_bpe(), tiny_tokenizers.bytes_only()):
+        bits_per_byte(tiny_models.llama(len(tokenizer)), tokenizer, ["The cat"])
+        score_texts(tiny_models.llama(len(tokenizer)), tokenizer, ["The cat"], max_length=1000)
+    assert seen == [16, 512, 64, 512]
 
 
 def test_bos_opens_a_text_where_the_tokenizer_adds_it():

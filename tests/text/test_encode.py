@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 import tiny_tokenizers as tiny
 from crosstill.errors import DataError
 from crosstill.text.bytes import byte_alphabet, token_bytes
-from crosstill.text.encode import text_encoder
+from crosstill.text.encode import budgets, text_encoder
 from crosstill.text.normalize import normalization
 from crosstill.text.spec import is_control
 from odd_text import odd_texts
@@ -177,3 +177,9 @@ def test_adds_eos() -> None:
     )
     encoder = text_encoder(tokenizer)
     assert (encoder.adds_bos, encoder.adds_eos) == (False, True)
+
+
+def test_a_byte_tokenizer_may_have_four_times_the_tokens() -> None:
+    encoders = [text_encoder(make()) for make in (tiny.bytes_only, tiny.byte_level_bpe)]
+    assert [encoder.bytewise for encoder in encoders] == [True, False]
+    assert budgets(*encoders, 100) == (400, 100)

@@ -55,7 +55,8 @@ class PairCollator:
     Args:
         student_encoder: How the student's text becomes ids.
         teacher_encoder: How the teacher's does.
-        max_length: Tokens a row may have on each side, at least 2.
+        max_length: Tokens a row may have on each side, at least 2; or the student's and the
+            teacher's number (`crosstill.text.encode.budgets` gives a byte tokenizer more).
         pad_to_multiple_of: Batches are padded to a multiple of so many tokens: few shapes, which
             memory allocators and kernels like.
         loss_on: `completion`, `assistant` or `all`.
@@ -68,15 +69,16 @@ class PairCollator:
         student_encoder: TextEncoder,
         teacher_encoder: TextEncoder,
         *,
-        max_length: int,
+        max_length: int | tuple[int, int],
         pad_to_multiple_of: int = 1,
         loss_on: LossOn = "completion",
         chat_template_kwargs: Mapping[str, Any] | None = None,
         teacher_chat_template_kwargs: Mapping[str, Any] | None = None,
     ):
         check_loss_on(loss_on)
-        if max_length < 2:
-            raise ConfigError(f"max_length: expected at least 2 tokens, got {max_length}.")
+        lowest = max_length if isinstance(max_length, int) else min(max_length)
+        if lowest < 2:
+            raise ConfigError(f"max_length: expected at least 2 tokens, got {lowest}.")
         self.student_encoder = student_encoder
         self.teacher_encoder = teacher_encoder
         if pad_to_multiple_of < 1:

@@ -51,7 +51,7 @@ def pair_row(
     student: TextEncoder,
     teacher: TextEncoder,
     *,
-    max_length: int,
+    max_length: int | tuple[int, int],
     loss_on: LossOn = "completion",
     chat_template_kwargs: Mapping[str, Any] | None = None,
     teacher_chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -59,7 +59,7 @@ def pair_row(
     """The row as both models read it, with the chunks they share.
 
     Where a side exceeds `max_length` tokens, both are cut behind the last chunk that ends within
-    it on both sides: both lose the same bytes.
+    it on both sides: both lose the same bytes. Two numbers are the student's and the teacher's.
 
     Raises:
         RowFault: The row cannot be used; `reason` names the way.
@@ -71,10 +71,11 @@ def pair_row(
         row, teacher, loss_on=loss_on, chat_template_kwargs=teacher_chat_template_kwargs
     )
     alignment = align_rendered(student_side, teacher_side)
-    student_kept, teacher_kept = _lengths(alignment, max_length)
+    limits = (max_length, max_length) if isinstance(max_length, int) else max_length
+    student_kept, teacher_kept = _lengths(alignment, limits)
     row_arrays = _arrays(student_side, teacher_side, alignment, student_kept, teacher_kept)
     if not (row_arrays.student_chunk >= 0).any():
-        raise _nothing_taught(student_side, alignment, max_length)
+        raise _nothing_taught(student_side, alignment, limits)
     return row_arrays
 
 
@@ -88,7 +89,9 @@ def _check_size(row: Mapping[str, Any]) -> None:
         )
 
 
-def _nothing_taught(student: Rendered, alignment: RowAlignment, max_length: int) -> RowFault:
+def _nothing_taught(
+    student: Rendered, alignment: RowAlignment, limits: tuple[int, int]
+) -> RowFault:
     if not any(part.supervised for part in student.parts):
         return RowFault(
             "unsupervised", "expected something to teach, got a row without it under loss_on."
@@ -99,24 +102,28 @@ def _nothing_taught(student: Rendered, alignment: RowAlignment, max_length: int)
         )
     return RowFault(
         "too_long",
-        f"expected something to teach within max_length={max_length} tokens, got a row of "
+        f"expected something to teach within max_length ({_shown(limits)}), got a row of "
         f"{len(student.ids)} student tokens that teaches only later.",
     )
 
 
-def _lengths(alignment: RowAlignment, max_length: int) -> tuple[int, int]:
+def _shown(sizes: tuple[int, int]) -> str:
+    return f"{sizes[0]} student and {sizes[1]} teacher tokens"
+
+
+def _lengths(alignment: RowAlignment, limits: tuple[int, int]) -> tuple[int, int]:
     """How many tokens of each side are kept: all, or up to the last shared end that fits."""
     sizes = len(alignment.student_chunk), len(alignment.teacher_chunk)
-    if max(sizes) <= max_length:
+    if sizes[0] <= limits[0] and sizes[1] <= limits[1]:
         return sizes
     n = len(alignment.supervised)
     ends = [_chunk_ends(side, n) for side in (alignment.student_chunk, alignment.teacher_chunk)]
-    fitting = int(np.sum((ends[0] <= max_length) & (ends[1] <= max_length)))
+    fitting = int(np.sum((ends[0] <= limits[0]) & (ends[1] <= limits[1])))
     if fitting == 0:
         raise RowFault(
             "too_long",
-            f"expected the first shared chunk within max_length={max_length} tokens, got rows of "
-            f"{sizes[0]} student and {sizes[1]} teacher tokens without one.",
+            f"expected the first shared chunk within max_length ({_shown(limits)}), got rows of "
+            f"{_shown(sizes)} without one.",
         )
     return int(ends[0][fitting - 1]), int(ends[1][fitting - 1])
 

@@ -45,9 +45,12 @@ def examine_cost(
 
     `second` is the teacher with the student's tokenizer, where there is one.
     """
+    for side in (student, teacher):
+        _judge_length(_longest(recipe, side), side, findings)
     if student.parameters is None or teacher.parameters is None:
         return
-    _judge_memory(estimate_memory(recipe, student, teacher, second), recipe, findings)
+    memory = estimate_memory(recipe, student, teacher, second)
+    _judge_memory(memory, _longest(recipe, student), recipe, findings)
     _judge_disk(recipe, student.parameters, findings)
     if sample is not None:
         _estimate_time(recipe, student.parameters, teacher.parameters, sample, findings)
@@ -75,11 +78,17 @@ def estimate_memory(
             if side is not None
         ),
         activations=settings.per_device_train_batch_size
-        * settings.max_length
+        * _longest(recipe, student)
         * per_token
         * compute
         // 2,
     )
+
+
+def _longest(recipe: Recipe, side: Side) -> int:
+    """The longest row that a side may get, in its own tokens."""
+    length = recipe.training.max_length
+    return length if side.encoder is None else side.encoder.budget(length)
 
 
 def _gradients(settings: DistillConfig) -> int:
@@ -99,7 +108,7 @@ def _teacher_width(dtype: str, teacher: Side) -> int:
     return _BYTES.get(stored if dtype == "auto" else dtype, 4)
 
 
-def _judge_memory(memory: Memory, recipe: Recipe, findings: Findings) -> None:
+def _judge_memory(memory: Memory, longest: int, recipe: Recipe, findings: Findings) -> None:
     place, free = _free_memory(recipe.training.use_cpu)
     fits = memory.total < free
     findings.add(
@@ -107,7 +116,7 @@ def _judge_memory(memory: Memory, recipe: Recipe, findings: Findings) -> None:
         "memory",
         f"about {size(memory.total)} of {size(free)} free on the {place}: student and gradients "
         f"{size(memory.student)}, AdamW {size(memory.optimizer)}, teacher {size(memory.teacher)}, "
-        f"activations {size(memory.activations)} (batch x max_length x layers x hidden x "
+        f"activations {size(memory.activations)} (batch x {longest:,} tokens x layers x hidden x "
         f"{_ACTIVATION_BYTES} bytes at 16 bits)"
         + (
             ""
@@ -116,6 +125,21 @@ def _judge_memory(memory: Memory, recipe: Recipe, findings: Findings) -> None:
             "much), lower max_length, or use teacher_dtype: bfloat16"
         ),
     )
+
+
+def _judge_length(longest: int, side: Side, findings: Findings) -> None:
+    """Say where rows may be longer than what a model was made for."""
+    if side.config is None:
+        return
+    limit = getattr(side.config.get_text_config(), "max_position_embeddings", None) or longest
+    if longest > limit:
+        what = "bytes" if side.encoder is not None and side.encoder.bytewise else "tokens"
+        findings.add(
+            "warning",
+            f"{side.name} model",
+            f"max_length lets rows have {longest:,} {what}, and the model is made for {limit:,}: "
+            f"lower max_length",
+        )
 
 
 def _free_memory(use_cpu: bool) -> tuple[str, int]:

@@ -1,5 +1,6 @@
 """The doctor looks at one model: its files, its tokenizer, its vocabulary, its special tokens."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,7 +67,8 @@ def examine_side(
         _describe_roles(name, encoder, findings)
     parameters = None
     if config is not None:
-        parameters = _parameters(config)
+        rows = None if tokenizer_source is None or encoder is None else encoder.vocab_size
+        parameters = _parameters(config, rows)
         findings.add(
             "ok",
             f"{name} model",
@@ -132,11 +134,17 @@ def _count(parameters: int) -> str:
     return f"{parameters / 1e6:,.0f} million" if parameters >= 2e6 else f"{parameters:,}"
 
 
-def _parameters(config: "PretrainedConfig") -> int:
-    """Count the parameters on the meta device: shapes without numbers, tied ones once."""
+def _parameters(config: "PretrainedConfig", rows: int | None) -> int:
+    """Count the parameters on the meta device: shapes without numbers, tied ones once.
+
+    With `rows`, as the model is when its embeddings have so many.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
+    if rows is not None:
+        config = copy.deepcopy(config)
+        config.get_text_config().vocab_size = rows
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     return sum(parameter.numel() for parameter in model.parameters())

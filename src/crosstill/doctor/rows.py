@@ -9,7 +9,7 @@ from crosstill.data.pairs import PairedRow, pair_row
 from crosstill.data.read import read_dataset
 from crosstill.doctor.finding import Findings
 from crosstill.errors import DataError
-from crosstill.text.encode import TextEncoder
+from crosstill.text.encode import TextEncoder, budgets
 from crosstill.text.rows import LossOn, RowFault
 from crosstill.training.recipe import Recipe
 from crosstill.training.texts import read_prompts, read_texts
@@ -92,7 +92,7 @@ def _pair_first(
                     row,
                     student,
                     teacher,
-                    max_length=settings.max_length,
+                    max_length=budgets(student, teacher, settings.max_length),
                     loss_on=cast(LossOn, settings.loss_on),  # DistillConfig has checked it
                     chat_template_kwargs=settings.chat_template_kwargs,
                     teacher_chat_template_kwargs=settings.teacher_chat_template_kwargs or None,

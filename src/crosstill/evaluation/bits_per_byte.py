@@ -78,8 +78,9 @@ def bits_per_byte(model: "PreTrainedModel", tokenizer: "Tokenizer", texts: Rows[
     Args:
         model: a causal language model of `transformers`, wrapped by PEFT or not.
         tokenizer: its own fast tokenizer.
-        texts: plain texts; empty ones count nothing. Texts longer than 2048 tokens (or than the
-            model's window) are read in overlapping windows, each token scored once.
+        texts: plain texts; empty ones count nothing. Texts longer than 2048 tokens (8192 of a byte
+            tokenizer; or than the model's window) are read in overlapping windows, each token
+            scored once.
 
     Returns:
         Bits per byte, at least 0; nan where there is no byte to score.
@@ -98,7 +99,7 @@ def score_texts(
     tokenizer: "Tokenizer",
     texts: Rows[str],
     *,
-    max_length: int = MAX_LENGTH,
+    max_length: int | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> Scores:
     """Compute nats and bytes of each text, as `bits_per_byte` counts them.
@@ -107,7 +108,8 @@ def score_texts(
         model: a causal language model.
         tokenizer: its own fast tokenizer.
         texts: plain texts.
-        max_length: longest window in tokens; the model's own limit holds as well.
+        max_length: longest window in tokens, None for 2048 (or 8192 bytes); the model's own limit
+            holds as well.
         tokens_per_batch: padded tokens that run at a time; memory grows with it.
     """
     return score(
@@ -125,7 +127,7 @@ def score(
     pairs: Rows[tuple[Prompt, str]],
     *,
     chat_template_kwargs: Mapping[str, Any] | None = None,
-    max_length: int = MAX_LENGTH,
+    max_length: int | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> Scores:
     """Compute nats and bytes of responses given their prompts.
@@ -140,7 +142,8 @@ def score(
         pairs: (prompt, response). A prompt is plain text, or a list of chat messages, which goes
             through the model's own chat template up to where the assistant speaks.
         chat_template_kwargs: arguments of that template.
-        max_length: longest window in tokens; the model's own limit holds as well.
+        max_length: longest window in tokens, None for 2048 (or 8192 bytes); the model's own limit
+            holds as well.
         tokens_per_batch: padded tokens that run at a time; memory grows with it.
 
     Raises:
@@ -150,12 +153,13 @@ def score(
     encoder = text_encoder(tokenizer)
     readings = [read(prompt, text, encoder, chat_template_kwargs) for prompt, text in pairs]
     # some architectures have no limit, and some give it another name behind this attribute
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_length
+    asked = max_length or encoder.budget(MAX_LENGTH)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or asked
     nats = sequence_nats(
         model,
         [Sequence(reading.ids, reading.first, reading.lead) for reading in readings],
         vocab_size=known_ids("model", model, encoder),
-        max_length=min(max_length, limit),
+        max_length=min(asked, limit),
         tokens_per_batch=tokens_per_batch,
     )
     return Scores(nats, np.array([reading.num_bytes for reading in readings], dtype=np.int64))

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+BYTES_PER_TOKEN = 4
+"""How many tokens of a byte tokenizer go for one of another where a length is given in tokens.
+
+Source: Minixhofer et al. 2025, arXiv:2503.20083, appendix C: 2,048 bytes beside 512 tokens.
+"""
+
+
 class TextEncoder:
     """A fast tokenizer as crosstill uses it: ids of content, the bytes they spell, and roles.
 
@@ -53,6 +60,19 @@ class TextEncoder:
 
     def __reduce__(self):
         return text_encoder, (self.tokenizer,)
+
+    @property
+    def bytewise(self) -> bool:
+        """Whether every token that spells something spells one byte."""
+        return bool(self.bytes.lengths.max(initial=0) == 1)
+
+    def budget(self, length: int) -> int:
+        """How many of its tokens may stand where others have `length`: four times it for bytes.
+
+        A byte tokenizer takes about four times as many tokens for a text as one of subwords. With
+        the same number it would see a quarter of the text, and so would a teacher beside it.
+        """
+        return length * BYTES_PER_TOKEN if self.bytewise else length
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text as content: none is added, none is a special token.
@@ -103,6 +123,11 @@ class TextEncoder:
             f"expected no special token from user text, got {token!r} from {text[:80]!r}: the "
             "tokenizer's model itself makes it; mend the row, or let bad rows be skipped."
         )
+
+
+def budgets(student: TextEncoder, teacher: TextEncoder, length: int) -> tuple[int, int]:
+    """Tokens that a row may have on each side where `length` is asked for; see `budget`."""
+    return student.budget(length), teacher.budget(length)
 
 
 _ENCODERS: "WeakValueDictionary[tuple[int, int], TextEncoder]" = WeakValueDictionary()

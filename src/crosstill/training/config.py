@@ -94,7 +94,8 @@ class DistillConfig(TrainingArguments):
         embedding_learning_rate: Peak learning rate of the student's input and output embeddings;
             None: that of the run. New embeddings of a transplanted tokenizer bear a higher one.
         loss_on: Which bytes are supervised: those of completions, of assistants, or all.
-        max_length: Longest row, in tokens of either side; longer rows are cut at a shared chunk.
+        max_length: Longest row, in tokens of either side; longer rows are cut at a shared chunk. A
+            side that reads bytes may have four times as many, so that it sees as much of a text.
         pad_to_multiple_of: Batches are padded to a multiple of so many tokens. Few shapes keep the
             memory of a CPU from fragmenting, and suit kernels.
         fused_head: Never make the `T x V` logits: True, False, or "auto" (where the model allows).
@@ -139,7 +140,10 @@ class DistillConfig(TrainingArguments):
     loss_on: str = field(
         default="completion", metadata=_help("supervised bytes: completion | assistant | all")
     )
-    max_length: int = field(default=1024, metadata=_help("longest row, in tokens of either side"))
+    max_length: int = field(
+        default=1024,
+        metadata=_help("longest row, in tokens of either side; a byte is a quarter of one"),
+    )
     pad_to_multiple_of: int = field(
         default=1, metadata=_help("pad batches to a multiple of so many tokens")
     )

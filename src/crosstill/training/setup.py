@@ -14,7 +14,7 @@ from crosstill.objectives import Mix, create_mix
 from crosstill.objectives.views import MAIN, SAME
 from crosstill.pair import known_ids
 from crosstill.teachers.local import LocalTeacher
-from crosstill.text.encode import TextEncoder, text_encoder
+from crosstill.text.encode import TextEncoder, budgets, text_encoder
 from crosstill.training.config import DistillConfig
 from crosstill.training.learnable import Learnable
 from crosstill.training.teaching import check_same_tokenizer
@@ -153,7 +153,7 @@ def pair_collator(student: TextEncoder, teacher: TextEncoder, args: DistillConfi
     return PairCollator(
         student,
         teacher,
-        max_length=args.max_length,
+        max_length=budgets(student, teacher, args.max_length),
         pad_to_multiple_of=args.pad_to_multiple_of,
         loss_on=args.loss_on,  # type: ignore[arg-type]  # checked by the config
         chat_template_kwargs=args.chat_template_kwargs or None,
