@@ -67,6 +67,15 @@ def make_run(folder: Path, models: Path | None = None) -> Path:
     return path
 
 
+def make_transfer(folder: Path, models: Path | None = None, **changes: Any) -> Path:
+    """Write data and a transfer's recipe into a folder; the target is the teacher's tokenizer."""
+    values = yaml.safe_load(make_run(folder, models).read_text())
+    values |= {"model": values.pop("student"), "to": values.pop("teacher"), **changes}
+    path = folder / "transfer.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a command ended and what it wrote."""
@@ -89,6 +98,16 @@ def crosstill(*args: object) -> Outcome:
     finally:
         sys.argv = before
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def check_fault(outcome: Outcome, code: int, *parts: str) -> None:
+    """One line on stderr with all parts in it, the exit code, and no traceback."""
+    assert outcome.code == code, outcome.err
+    assert "Traceback" not in outcome.err
+    (line,) = [line for line in outcome.err.splitlines() if line.startswith("crosstill: ")]
+    for part in parts:
+        assert part in line, line
+    assert outcome.out == ""
 
 
 def crosstill_apart(*args: object) -> Outcome:

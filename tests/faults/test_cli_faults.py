@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import tiny_tokenizers
-from tiny_run import ROWS, crosstill, crosstill_apart, make_run, write_rows
+from tiny_run import ROWS, check_fault, crosstill, crosstill_apart, make_run, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +33,6 @@ def _change(recipe, **changes):
     return recipe
 
 
-def _check(outcome, code, *parts):
-    """One line on stderr with all parts in it, the exit code, and no traceback."""
-    assert outcome.code == code, outcome.err
-    assert "Traceback" not in outcome.err
-    (line,) = [line for line in outcome.err.splitlines() if line.startswith("crosstill: ")]
-    for part in parts:
-        assert part in line, line
-    assert outcome.out == ""
-
-
 # --- the recipe ----------------------------------------------------------------------------------
 
 
@@ -55,7 +45,9 @@ def test_a_missing_recipe(tmp_path):
 def test_unknown_keys_are_all_named_with_their_nearest(run):
     _change(run, studnet="x", output_dri="y")
     outcome = crosstill_apart("distill", run, "--learning-rat", "1")
-    _check(outcome, 2, "studnet", "did you mean student?", "output_dri", "learning_rat", "did you")
+    check_fault(
+        outcome, 2, "studnet", "did you mean student?", "output_dri", "learning_rat", "did you"
+    )
 
 
 def test_the_traceback_is_there_for_who_asks(run):
@@ -67,9 +59,9 @@ def test_the_traceback_is_there_for_who_asks(run):
 
 
 def test_trust_is_never_taken_from_a_file_or_a_key(run):
-    _check(crosstill("distill", run, "--training.trust_remote_code"), 2, "--trust-remote-code")
+    check_fault(crosstill("distill", run, "--training.trust_remote_code"), 2, "--trust-remote-code")
     _change(run, trust_remote_code=True)
-    _check(crosstill("distill", run), 2, "trust_remote_code", "recipe")
+    check_fault(crosstill("distill", run), 2, "trust_remote_code", "recipe")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +80,7 @@ def test_yaml_that_is_no_recipe(run, text):
 
 
 def test_a_missing_model_names_the_nearest(run, pair):
-    _check(crosstill("distill", run, "--student", pair / "studnet"), 2, "studnet", "student?")
+    check_fault(crosstill("distill", run, "--student", pair / "studnet"), 2, "studnet", "student?")
     assert not (run.parent / "out" / "model").exists()
 
 
@@ -97,13 +89,15 @@ def test_a_slow_tokenizer(run, pair, tmp_path):
     (slow / "tokenizer.json").unlink()
     settings = {"tokenizer_class": "CanineTokenizer"}
     (slow / "tokenizer_config.json").write_text(json.dumps(settings))
-    _check(crosstill("distill", run, "--student", slow), 2, str(slow), "tokenizer")
+    check_fault(crosstill("distill", run, "--student", slow), 2, str(slow), "tokenizer")
 
 
 def test_a_model_without_safetensors(run, pair, tmp_path):
     pickled = shutil.copytree(pair / "teacher", tmp_path / "pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
-    _check(crosstill("distill", run, "--teacher", pickled), 2, "pytorch_model.bin", "safetensors")
+    check_fault(
+        crosstill("distill", run, "--teacher", pickled), 2, "pytorch_model.bin", "safetensors"
+    )
 
 
 def test_a_model_that_wants_its_own_code(run, pair, tmp_path):
@@ -113,7 +107,7 @@ def test_a_model_that_wants_its_own_code(run, pair, tmp_path):
         json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "evil.Model"}})
     )
     (evil / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    _check(crosstill("distill", run, "--teacher", evil), 2, "--trust-remote-code")
+    check_fault(crosstill("distill", run, "--teacher", evil), 2, "--trust-remote-code")
     assert not (tmp_path / "ran").exists()
 
 
@@ -121,24 +115,24 @@ def test_a_model_that_wants_its_own_code(run, pair, tmp_path):
 
 
 def test_missing_data_names_the_nearest(run):
-    _check(crosstill("distill", run, "--train", run.parent / "trian.jsonl"), 2, "train.jsonl?")
+    check_fault(crosstill("distill", run, "--train", run.parent / "trian.jsonl"), 2, "train.jsonl?")
 
 
 def test_broken_json_is_named_by_its_line(run):
     lines = [json.dumps(row) for row in ROWS[:3]]
     lines[1] = '{"text": "no end'
     (run.parent / "train.jsonl").write_text("\n".join(lines) + "\n")
-    _check(crosstill("distill", run), 3, "train.jsonl, line 2", "no end")
+    check_fault(crosstill("distill", run), 3, "train.jsonl, line 2", "no end")
 
 
 def test_an_empty_data_set(run):
     (run.parent / "train.jsonl").write_text("")
-    _check(crosstill("distill", run), 3, "train.jsonl")
+    check_fault(crosstill("distill", run), 3, "train.jsonl")
 
 
 def test_a_lone_surrogate(run):
     (run.parent / "train.jsonl").write_text('{"text": "fine"}\n{"text": "\\ud800"}\n')
-    _check(crosstill("distill", run), 3, "line 2", "surrogate")
+    check_fault(crosstill("distill", run), 3, "line 2", "surrogate")
 
 
 def test_bad_rows_are_skipped_where_that_is_asked_for_and_counted(run):
@@ -158,8 +152,8 @@ def test_a_folder_with_files_is_left_alone(run):
     out = run.parent / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
-    _check(crosstill("distill", run), 2, "not empty", "--resume", "--overwrite")
-    _check(crosstill("distill", run, "--overwrite"), 2, "none of them from a run")
+    check_fault(crosstill("distill", run), 2, "not empty", "--resume", "--overwrite")
+    check_fault(crosstill("distill", run, "--overwrite"), 2, "none of them from a run")
     assert (out / "thesis.txt").read_text() == "years of work"
     assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == {"thesis.txt"}
 
@@ -181,7 +175,7 @@ def test_overwrite_renames_and_keeps(run):
 
 def test_an_output_that_is_a_file(run):
     (run.parent / "out").write_text("a file")
-    _check(crosstill("distill", run), 2, "is a file")
+    check_fault(crosstill("distill", run), 2, "is a file")
     assert (run.parent / "out").read_text() == "a file"
 
 
@@ -210,7 +204,7 @@ def test_an_interrupt_ends_with_130_and_a_checkpoint_to_go_on_from(run):
     (checkpoint,) = (run.parent / "out").glob("checkpoint-*")
     step = int(checkpoint.name.split("-")[1])
     assert 0 < step < 150
-    _check(crosstill("distill", run), 2, "not empty")
+    check_fault(crosstill("distill", run), 2, "not empty")
     resumed = crosstill("distill", run, "--resume", "--logging-steps", "1", "--json")
     assert resumed.code == 0, resumed.err
     assert json.loads(resumed.out)["steps"] == 150
@@ -247,7 +241,7 @@ def test_doctor_names_all_problems_at_once(run, pair, tmp_path):
 
 def test_an_unknown_option_of_an_objective(run):
     outcome = crosstill("doctor", run, "--objectives", "{alm: {temprature: 1}}")
-    _check(outcome, 2, "temprature", "temperature")
+    check_fault(outcome, 2, "temprature", "temperature")
 
 
 def test_doctor_leaves_with_3_where_only_the_data_is_wrong(run):
@@ -273,21 +267,23 @@ def test_doctor_sees_a_tokenizer_of_another_model(run, pair, tmp_path):
 
 def test_inspect_faults(pair, tmp_path):
     sides = (pair / "student", pair / "teacher")
-    _check(crosstill("inspect", *sides, "--string", "\ud800"), 3, "surrogate")
-    _check(crosstill("inspect", *sides, "--string", ""), 3, "nothing")
-    _check(crosstill("inspect", *sides, "--text", tmp_path / "no.md"), 2, "no.md")
+    check_fault(crosstill("inspect", *sides, "--string", "\ud800"), 3, "surrogate")
+    check_fault(crosstill("inspect", *sides, "--string", ""), 3, "nothing")
+    check_fault(crosstill("inspect", *sides, "--text", tmp_path / "no.md"), 2, "no.md")
     (tmp_path / "latin.md").write_bytes(b"\xe9t\xe9")
-    _check(crosstill("inspect", *sides, "--text", tmp_path / "latin.md"), 3, "UTF-8")
+    check_fault(crosstill("inspect", *sides, "--text", tmp_path / "latin.md"), 3, "UTF-8")
     (tmp_path / "not.json").write_text("{}")
-    _check(crosstill("inspect", tmp_path / "not.json", sides[1]), 2, "not.json")
+    check_fault(crosstill("inspect", tmp_path / "not.json", sides[1]), 2, "not.json")
 
 
 def test_evaluate_faults(pair, tmp_path):
-    _check(crosstill("evaluate", pair / "student"), 2, "--texts")
-    _check(crosstill("evaluate", pair / "student", "--prompts", "p.jsonl"), 2, "--teacher")
-    _check(crosstill("evaluate", pair / "student", "--texts", tmp_path / "no.txt"), 2, "no.txt")
+    check_fault(crosstill("evaluate", pair / "student"), 2, "--texts")
+    check_fault(crosstill("evaluate", pair / "student", "--prompts", "p.jsonl"), 2, "--teacher")
+    check_fault(
+        crosstill("evaluate", pair / "student", "--texts", tmp_path / "no.txt"), 2, "no.txt"
+    )
     (tmp_path / "p.jsonl").write_text('{"prompt": 1}\n')
-    _check(
+    check_fault(
         crosstill(
             "evaluate", pair / "student", "--teacher", pair / "teacher",
             "--prompts", tmp_path / "p.jsonl",

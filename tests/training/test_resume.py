@@ -68,6 +68,18 @@ def test_a_resumed_run_equals_the_uninterrupted_one(whole, tmp_path, step):
     assert [s for s in steps if s] == [*range(1, 9), 8]
 
 
+def test_a_run_resumed_at_its_end_takes_no_step(tmp_path):
+    settings = {"max_steps": 3, "lr_scheduler_type": "constant"}  # ends inside an epoch
+    first, _ = run_of(tmp_path, **settings)
+    first.train()
+    run, seen = run_of(tmp_path, **settings)
+    run.train(resume_from_checkpoint=True)
+    assert seen.steps == []
+    assert run.state.global_step == 3
+    for name, value in first.model.state_dict().items():
+        assert torch.equal(value, run.model.state_dict()[name]), name
+
+
 def flat(value) -> list[float]:
     if isinstance(value, dict):
         return [x for key in sorted(value, key=str) for x in flat(value[key])]

@@ -94,6 +94,13 @@ class SavingTrainer(Trainer):
         logger.info("resuming from %s", folder)
         return str(folder)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Takes no step where a run is resumed at its end; transformers would take one too many."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     # --- saving ---------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

@@ -205,23 +205,30 @@ def parse_transfer(
     if not problems:
         names = short_name(given["model"]), short_name(given["to"])
         given.setdefault("output_dir", "runs/" + "_to_".join(names))
-        problems += _wrong_initial(given.get("initial", DEFAULT))
+    problems += _wrong_initial(given.get("initial", DEFAULT))
     output_dir = str(given.get("output_dir"))
-    shared = given.pop("training", {})
-    stages = given.pop("stages", [{}])
+    shared, stages = given.pop("training", {}), given.pop("stages", [{}])
+    if not isinstance(shared, Mapping) or not isinstance(stages, list):
+        raise ConfigError("; ".join(problems))
     problems += [f"training.{key}: {why}" for key, why in _ELSEWHERE.items() if key in shared]
-    training = settings_of(_completed(shared, {}, given.get("mode", "full")), output_dir, problems)
+    mode = str(given.get("mode", "full"))
+    mode = mode if mode in MODES else "full"  # a wrong one is named already
+    training = settings_of(_completed(shared, {}, mode), output_dir, problems)
     made: list[Stage] = []
-    if training is not None and given.get("train") is not None:
-        made = _stages(stages, shared, given.get("mode", "full"), output_dir, problems)
-    elif values.get("stages"):
+    if given.get("train") is not None:
+        # what is wrong in shared settings is named once, not once more by each stage
+        beneath = {} if training is None else shared
+        made = _stages(stages, beneath, mode, output_dir, problems)
+    elif stages and stages != [{}]:
         problems.append("stages are given and nothing to train on: give train")
     if problems:
         raise ConfigError("; ".join(problems))
     return TransferRecipe(**given, training=training, stages=tuple(made))  # type: ignore[arg-type]
 
 
-def _wrong_initial(initial: str | Mapping[str, Any]) -> list[str]:
+def _wrong_initial(initial: Any) -> list[str]:
+    if not isinstance(initial, str | Mapping):
+        return []  # that is named already
     try:
         parse_initialiser(initial)
     except ConfigError as error:
