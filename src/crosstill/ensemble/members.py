@@ -47,7 +47,7 @@ class MemberState:
                 "its members keep one text a sequence"
             )
         if self.cache is not None:
-            self.cache.reorder_cache(index)
+            self.cache.reorder_cache(index)  # type: ignore[arg-type]
         if self.mask is not None:
             self.mask = self.mask.index_select(0, index.to(self.mask.device))
 

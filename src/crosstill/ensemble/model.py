@@ -14,19 +14,17 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 from transformers import (
-    Cache,
-    GenerationConfig,
     GenerationMixin,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from crosstill.ensemble.cache import EnsembleCache
+from crosstill.ensemble.config import EnsembleConfig, ensemble_config, greedy_config
 from crosstill.ensemble.members import (
     LockStepMember,
     Member,
-    MemberState,
     RereadingMember,
 )
 from crosstill.ensemble.mixing import Mix, checked_mix, checked_weights, mixed_logprobs
@@ -44,40 +42,6 @@ from crosstill.text.encode import TextEncoder, text_encoder
 
 if TYPE_CHECKING:
     from crosstill.evaluation.bits_per_byte import Scores
-
-
-class EnsembleConfig(PretrainedConfig):
-    """What `transformers` asks of a model: sizes and special tokens, those of the pivot."""
-
-    model_type = "crosstill_ensemble"
-
-
-class EnsembleCache(Cache):
-    """What every member remembers of the text so far.
-
-    Attributes:
-        states: one a member; empty ones for members without a vote.
-        length: common tokens that were read, the pivot's prompt included.
-    """
-
-    def __init__(self, members: int) -> None:
-        """Starts empty."""
-        super().__init__(layers=[])
-        self.states = [MemberState() for _ in range(members)]
-        self.length = 0
-
-    def __len__(self) -> int:
-        """Members; never nothing, so that an empty cache is not taken for none."""
-        return len(self.states)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Common tokens that were read."""
-        return self.length
-
-    def reorder_cache(self, beam_idx: Int64[Tensor, " B"]) -> None:
-        """Let each sequence go on from another one."""
-        for state in self.states:
-            state.reorder(beam_idx)
 
 
 class Ensemble(PreTrainedModel, GenerationMixin):
@@ -144,8 +108,9 @@ class Ensemble(PreTrainedModel, GenerationMixin):
             for name, model, encoder in zip(names, models, encoders, strict=True)
         ]
         common = common_vocabulary(encoders, sizes, checked_vocabulary(vocabulary), names)
-        super().__init__(_config(models, encoders[0], common))
-        self.generation_config = _generation_config(self.config)
+        config = ensemble_config(models, encoders[0], common)
+        super().__init__(config)
+        self.generation_config = greedy_config(config)
         self.encoders = encoders
         self.common = common
         self.weights = checked_weights(weights, len(models))
@@ -277,7 +242,7 @@ class Ensemble(PreTrainedModel, GenerationMixin):
                 raise ConfigError("prompts of each member's own need use_cache=True")
         elif kwargs.get("past_key_values") is None:
             kwargs["past_key_values"] = EnsembleCache(len(self.members))
-        return super().generate(inputs, **kwargs)
+        return super().generate(inputs, **kwargs)  # type: ignore[misc]
 
     def encode(
         self,
@@ -369,33 +334,3 @@ def _member(
     if tokens.mined is None:
         return LockStepMember(model, common, tokens)
     return RereadingMember(model, common, tokens, Respeller(pivot, encoder, tokens.reading))
-
-
-def _config(
-    models: Sequence[PreTrainedModel], pivot: TextEncoder, common: CommonVocabulary
-) -> EnsembleConfig:
-    limits = [
-        getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        for model in models  # some architectures have no limit
-    ]
-    roles = pivot.roles
-    ends = common.ends
-    pad = roles.pad if roles.pad is not None else next(iter(ends), 0)
-    return EnsembleConfig(
-        vocab_size=common.size,
-        max_position_embeddings=min((limit for limit in limits if limit), default=None),
-        bos_token_id=roles.bos,
-        eos_token_id=list(ends) or None,
-        pad_token_id=pad,
-        is_decoder=True,
-        tie_word_embeddings=False,
-    )
-
-
-def _generation_config(config: EnsembleConfig) -> GenerationConfig:
-    """Greedy search until an end; no member's own settings."""
-    return GenerationConfig(
-        bos_token_id=config.bos_token_id,
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
-    )

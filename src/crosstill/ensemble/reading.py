@@ -50,8 +50,8 @@ class Reader:
         self.calls += 1
         self.tokens += len(ids) - kept
         self._cache, self._ids = output.past_key_values, list(ids)
-        self._last = output.logits[0, -1, : self._vocab_size]
-        return self._last
+        last = self._last = output.logits[0, -1, : self._vocab_size]
+        return last
 
     def _cut(self, kept: int) -> int:
         """Cut the cache back to `kept` tokens; how many could be kept."""

@@ -196,7 +196,8 @@ class _Reading:
             ids[row, len(opening) : end] = self._member.own_ids(torch.tensor(window.ids))
             mask[row, :end] = 1
             scored[row, len(opening) + window.first - 1 : end - 1] = True
-        return ids, mask, *scored.nonzero(as_tuple=True)
+        row, column = scored.nonzero(as_tuple=True)
+        return ids, mask, row, column
 
 
 def _batch(
