@@ -45,6 +45,7 @@ from crosstill.text.encode import TextEncoder, text_encoder
 
 CACHE = Path(os.environ.get("CROSSTILL_CACHE") or Path.home() / ".cache" / "crosstill")
 K, THETA = 100, 0.3
+PARTS = ("time_warping", "mapping", "step", "top")
 SPECIAL = {"</s>": "<|im_end|>", "<|endoftext|>": "<|endoftext|>"}
 ENGLISH = (
     "It was late in the afternoon when the ferry, which had left the island two hours behind its "
@@ -315,16 +316,18 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="*", default=[128, 512, 2048])
     parser.add_argument("--positions", type=int, default=256, help="groups that are mapped")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", choices=PARTS, nargs="*", default=PARTS)
     parser.add_argument("--out", type=Path, help="write the results here as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
     teacher = options.teacher or CACHE / "SmolLM2-135M-Instruct"
-    results = {
-        "time_warping": time_warping(("qwen3", "llama3"), options.lengths, options.repeats),
-        "mapping": mapping(teacher, "llama2", options.positions, options.repeats),
-        "step": step(("qwen3", "llama3"), 512, options.repeats),
-        "top": top(options.repeats),
+    parts = {
+        "time_warping": lambda: time_warping(("qwen3", "llama3"), options.lengths, options.repeats),
+        "mapping": lambda: mapping(teacher, "llama2", options.positions, options.repeats),
+        "step": lambda: step(("qwen3", "llama3"), 512, options.repeats),
+        "top": lambda: top(options.repeats),
     }
+    results = {name: parts[name]() for name in options.only}
     for name, lines in results.items():
         print(f"{name}:")
         for line in lines:

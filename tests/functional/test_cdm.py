@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from crosstill import functional as F
 from crosstill.errors import ConfigError
-from crosstill.functional.cdm import group_rows, row_norm_entropy
+from crosstill.functional.cdm import compiled, group_rows, row_norm_entropy, row_summary
 from crosstill.functional.embedspace import cosine_distance, shared_space
 from crosstill.functional.topk import top_ids
+from crosstill.kernels import row_summary as kernel
 from oracle import cdm as oracle
 from oracle import dtw
 
@@ -197,6 +198,37 @@ def test_norms_and_entropies_equal_the_oracle(seed):
     assert entropy.tolist() == pytest.approx([dtw.entropy(row) for row in logits.tolist()])
     assert norm.tolist() == pytest.approx(logits.logsumexp(1).tolist())
     assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("size", [3, 700, 9000])
+@pytest.mark.parametrize("bad", [None, -torch.inf, torch.inf, torch.nan], ids=str)
+def test_both_ways_to_a_summary_of_rows_agree(size, bad, monkeypatch):
+    logits = 3 * torch.randn(4, size, generator=torch.Generator().manual_seed(size))
+    if bad is not None:
+        logits[2, 1] = bad
+    logits.requires_grad_()
+    found = row_summary(logits, 5)
+    monkeypatch.setattr(kernel, "available", lambda: False)
+    assert not compiled(logits)
+    expected = row_summary(logits, 5)
+    assert torch.equal(found[0], expected[0])
+    for one, other in zip(found[1:], expected[1:], strict=True):
+        assert one.dtype == torch.float32
+        assert not one.requires_grad
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_a_summary_of_rows_in_every_type(dtype):
+    logits = (3 * torch.randn(4, 700, generator=torch.Generator().manual_seed(2))).to(dtype)
+    ids, norm, entropy = row_summary(logits, 9)
+    assert compiled(logits) == (dtype != torch.float64 and kernel.available())
+    exact = row_norm_entropy(logits.double())
+    values = logits.gather(1, ids)
+    assert torch.equal(values, logits.sort(1, descending=True).values[:, :9])
+    assert norm.dtype == entropy.dtype == torch.promote_types(dtype, torch.float32)
+    assert norm.tolist() == pytest.approx(exact[0].tolist(), rel=1e-6)
+    assert entropy.tolist() == pytest.approx(exact[1].tolist(), rel=1e-6)
 
 
 def test_group_rows_by_hand():

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from crosstill.errors import ConfigError
+from crosstill.kernels import row_summary as kernel
 from crosstill.objectives import StudentScores, create
 from crosstill.objectives import cdm_rows as rows_module
 from objectives.batches import (
@@ -152,17 +153,35 @@ def test_the_rows_that_predict_the_response_are_read_and_no_others(alignment):
 
 
 @pytest.mark.parametrize("alignment", ["dtw", "bytes"])
-def test_rows_that_cannot_be_held_at_once_give_the_same(alignment, monkeypatch):
-    case, batch, signal = whole(5, dtype=torch.float64)
+@pytest.mark.parametrize(
+    ("dtype", "rel", "atol"), [(torch.float64, 1e-12, 1e-14), (torch.float32, 1e-5, 1e-6)], ids=str
+)
+def test_rows_that_cannot_be_held_at_once_give_the_same(alignment, dtype, rel, atol, monkeypatch):
+    case, batch, signal = whole(5, dtype=dtype)
     objective = prepared(case, alignment=alignment)
     expected, gradient = run(objective, case.logits, batch, signal)
     monkeypatch.setattr(rows_module, "_HELD", 3 * signal.vocab_size)
     monkeypatch.setattr(rows_module, "_CACHED", 2 * signal.vocab_size)
+    monkeypatch.setattr(rows_module, "_COMPILED", 2 * signal.vocab_size)
     found, other = run(objective, case.logits, batch, signal)
-    assert found.total.item() == pytest.approx(expected.total.item(), rel=1e-12)
-    assert torch.allclose(gradient, other, atol=1e-14)
+    assert found.total.item() == pytest.approx(expected.total.item(), rel=rel)
+    assert torch.allclose(gradient, other, atol=atol)
     for name, value in expected.sums.items():
-        assert found.sums[name].item() == pytest.approx(value.item(), rel=1e-6)
+        assert found.sums[name].item() == pytest.approx(value.item(), rel=1e-6, abs=10 * atol)
+
+
+@pytest.mark.parametrize("alignment", ["dtw", "bytes"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_without_the_compiled_loop_the_same(alignment, dtype, monkeypatch):
+    case, batch, signal = whole(7, dtype=dtype)
+    objective = prepared(case, alignment=alignment, k=4)
+    expected, gradient = run(objective, case.logits, batch, signal)
+    monkeypatch.setattr(kernel, "available", lambda: False)
+    found, other = run(objective, case.logits, batch, signal)
+    assert found.total.item() == pytest.approx(expected.total.item(), rel=1e-6)
+    assert torch.equal(gradient, other)
+    for name, value in expected.sums.items():
+        assert found.sums[name].item() == pytest.approx(value.item(), rel=1e-6, abs=1e-5)
 
 
 def test_a_band_reports_its_gap():

@@ -10,6 +10,8 @@ from torch import Tensor
 from crosstill.errors import ConfigError
 from crosstill.functional.losses import LossSum
 from crosstill.functional.numerics import FLOOR, accumulation_dtype
+from crosstill.functional.topk import ranked, top_values
+from crosstill.kernels import row_summary as kernel
 
 
 def cdm_loss(
@@ -131,6 +133,42 @@ def row_norm_entropy(
     total = share.sum(1)
     log_total = total.log()
     return best + log_total, log_total - share.mul_(below).sum(1) / total
+
+
+def row_summary(
+    logits: Float[Tensor, "N V"], k: int
+) -> tuple[Int64[Tensor, "N K"], Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """Find the K largest entries of every row, its log-sum-exp and its entropy.
+
+    Args:
+        logits: raw, without NaN; gets no gradient.
+        k: at least 1; K is the smaller of it and V.
+
+    Returns:
+        The ids as `topk.top_ids`, the others as `row_norm_entropy`.
+
+    Numerics: as these two. On a CPU in float32 all three are made by one compiled loop
+    (`kernels.row_summary`), with the same ids (the lower ids where equal entries compete for the
+    last places) and entropies that keep more digits where a row has one large entry.
+
+    Example:
+        >>> row_summary(torch.ones(1, 4), 2)
+        (tensor([[0, 1]]), tensor([2.3863]), tensor([1.3863]))
+    """
+    logits = logits.detach().to(accumulation_dtype(logits))
+    if compiled(logits):
+        rows = logits.contiguous().numpy()
+        found = kernel.row_summary(rows, k, torch.get_num_threads())
+        ids, norm, entropy = map(torch.from_numpy, found)
+        return ids, norm.to(logits.dtype), entropy.to(logits.dtype)
+    values, ids = top_values(logits, k)
+    return ranked(values, ids), *row_norm_entropy(logits, values.amax(1))
+
+
+def compiled(logits: Float[Tensor, "N V"]) -> bool:
+    """Tell whether `row_summary` has a compiled loop for such logits."""
+    on_cpu = logits.device.type == "cpu" and accumulation_dtype(logits) == torch.float32
+    return on_cpu and kernel.available()
 
 
 def group_rows(

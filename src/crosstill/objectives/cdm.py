@@ -103,7 +103,7 @@ class Cdm(Objective):
     paper = "Chen et al. 2025, arXiv:2502.11104"
     needs = frozenset({"logits"})
     options_type = CdmOptions
-    cost = "one pass over both models' logits for the top tokens, another for the entropies (dtw)"
+    cost = "one pass over both models' logits for the top tokens and the entropies"
     choose = "vocabularies that share many tokens; beside sft, and best with alignment bytes"
 
     options: CdmOptions

@@ -12,15 +12,17 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from crosstill.align.candidates import CandidateMap
-from crosstill.functional.cdm import group_rows, row_norm_entropy
+from crosstill.functional.cdm import compiled, group_rows, row_summary
 from crosstill.functional.embedspace import cosine_distance
 from crosstill.functional.numerics import accumulation_dtype
-from crosstill.functional.topk import ranked, top_values
 from crosstill.objectives.base import Signal
 from crosstill.objectives.cdm_groups import Entries, RowGroups
 
 _CACHED = 2**18
 """Logits looked at together on a CPU: a row or two of a large vocabulary stay in its cache."""
+
+_COMPILED = 2**21
+"""The same for each thread where a compiled loop takes row by row: here calls cost, not rows."""
 
 _LARGE = 2**26
 """Logits looked at together elsewhere."""
@@ -228,12 +230,8 @@ def row_facts(source: Logits | HeldRows, entries: Entries, k: int) -> RowFacts:
         entries: The rows of each group, at least one group.
         k: Likeliest ids that are wanted.
     """
-    found = []
-    for logits in _mean_rows(source, entries):
-        values, ids = top_values(logits, k)
-        found.append((values, ids, *row_norm_entropy(logits, values.amax(1))))
-    values, ids, norm, entropy = map(torch.cat, zip(*found, strict=True))
-    return RowFacts(ranked(values, ids), norm, entropy)
+    found = [row_summary(logits, k) for logits in _mean_rows(source, entries)]
+    return RowFacts(*map(torch.cat, zip(*found, strict=True)))
 
 
 def group_facts(
@@ -287,9 +285,8 @@ def _spans(entries: Entries, signal: Signal) -> Iterator[tuple[int, int]]:
 
 def _mean_rows(source: Logits | HeldRows, entries: Entries) -> Iterator[Tensor]:
     """The mean rows of the groups in order, a block at a time, float32 at least."""
-    size = source.take(entries.batch[:1], entries.position[:1]).shape[1]
-    block = max(1, (_CACHED if source.device.type == "cpu" else _LARGE) // size)
-    for first, last in _runs(entries.starts, block):
+    one = source.take(entries.batch[:1], entries.position[:1])
+    for first, last in _runs(entries.starts, max(1, _together(one) // one.shape[1])):
         part = entries.part(first, last)
         rows = source.take(part.batch, part.position)
         if len(part.batch) == last - first:
@@ -297,6 +294,13 @@ def _mean_rows(source: Logits | HeldRows, entries: Entries) -> Iterator[Tensor]:
         else:
             group = part.group(source.device)
             yield group_rows(rows, group, part.weights(rows), last - first)
+
+
+def _together(one: Float[Tensor, "1 V"]) -> int:
+    """How many logits like those of a row are looked at together."""
+    if one.device.type != "cpu":
+        return _LARGE
+    return _COMPILED * torch.get_num_threads() if compiled(one) else _CACHED
 
 
 def _is_stretch(numbers: np.ndarray) -> bool:
