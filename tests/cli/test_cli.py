@@ -9,7 +9,8 @@ from crosstill import __version__
 from crosstill.objectives import create
 from crosstill.training.asked import parse_objectives
 from crosstill.training.recipe import load_recipe
-from tiny_run import crosstill, make_run
+from crosstill.transfer import load_transfer
+from tiny_run import crosstill, make_run, make_transfer
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,41 @@ def test_methods_says_of_each_what_it_is_and_of_one_what_its_options_do():
     assert "did you mean 'jsd'" in wrong.err
 
 
-@pytest.mark.parametrize("verb", ["distill", "inspect", "doctor", "evaluate", "methods"])
+@pytest.fixture(scope="module")
+def transferred(recipe):
+    """A finished transfer by flags alone, and how the command ended."""
+    out = recipe.parent / "transferred"
+    return out, crosstill(
+        "transfer", recipe.parent / "student", "--to", recipe.parent / "teacher" / "tokenizer.json",
+        "--train", recipe.parent / "train.jsonl", "--train", recipe.parent / "train.jsonl",
+        "--output-dir", out, "--max-steps", 2, "--max-length", 64, "--use-cpu",
+        "--report-to", "none", "--divergence-tokens", 8, "--divergence-samples", 2,
+        "--prompts", "{prose: [Once upon a time, The fox]}", "--json",
+    )  # fmt: skip
+
+
+def test_transfer_by_flags(transferred):
+    out, outcome = transferred
+    assert outcome.code == 0, outcome.err
+    summary = json.loads(outcome.out)
+    assert summary == json.loads((out / "summary.json").read_text())
+    assert summary["steps"] == 2
+    assert len(summary["recipe"]["train"]) == 2
+    assert {"model", "stages", "summary.json", "report.html"} <= {p.name for p in out.iterdir()}
+
+
+def test_transfer_by_a_recipe_with_flags_over_it(transferred, recipe):
+    path = make_transfer(recipe.parent / "by_recipe", recipe.parent)
+    out = recipe.parent / "by_recipe" / "second"
+    outcome = crosstill("transfer", path, "--to", "bytes", "--train", "null", "--output-dir", out)
+    assert outcome.code == 0, outcome.err
+    assert "256 copied" in outcome.out
+    assert "student on bytes" in (out / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "verb", ["distill", "transfer", "inspect", "doctor", "evaluate", "methods"]
+)
 def test_every_verb_has_help_and_json(verb):
     outcome = crosstill(verb, "--help")
     assert outcome.code == 0
@@ -164,11 +199,31 @@ def test_version_and_usage():
     assert crosstill("distill").code == 2
 
 
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+def of_a_transfer(recipe):
+    return recipe.name.startswith("transfer_")
+
+
 @pytest.mark.parametrize(
-    "recipe", sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml")), ids=lambda p: p.name
+    "recipe", [r for r in RECIPES if not of_a_transfer(r)], ids=lambda p: p.name
 )
 def test_every_recipe_in_the_repository_can_be_read(recipe):
     loaded = load_recipe(recipe, {"use_cpu": True})
     assert loaded.training.max_steps > 0
-    for name, options in parse_objectives(loaded.training.objectives).items():
+    _check_objectives(loaded.training)
+
+
+@pytest.mark.parametrize("recipe", [r for r in RECIPES if of_a_transfer(r)], ids=lambda p: p.name)
+def test_every_recipe_of_a_transfer_can_be_read(recipe):
+    loaded = load_transfer(recipe, {"use_cpu": True})
+    assert loaded.stages
+    for stage in loaded.stages:
+        assert stage.settings.max_steps > 0
+        _check_objectives(stage.settings)
+
+
+def _check_objectives(settings):
+    for name, options in parse_objectives(settings.objectives).items():
         create(name, **{key: value for key, value in options.items() if key != "weight"})

@@ -64,6 +64,8 @@ def test_all_problems_are_named_at_once(recipe):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("learning_rate: 1", "learning_rate is a setting: put it under training"),
+        ("learning_rat: 1", "did you mean learning_rate?"),
         ("student: a\nstudent: b", "'student' is given twice"),
         ("training: {seed: 1, seed: 2}", "'seed' is given twice"),
         ("a: &x [1]\nb: *x", "aliases"),

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def merged(values: Mapping[str, Any], overrides: Mapping[str, Any], keys: Keys) 
         ConfigError: A path leads through something that is no mapping.
         TrustError: A key asks for trust: only the command line can give it.
     """
-    settings = {f.name for f in dataclasses.fields(DistillConfig) if f.init}
+    settings = _settings()
     found = _copied(values)
     for key, value in overrides.items():
         first = key.split(".")[0]
@@ -91,7 +92,7 @@ def merged(values: Mapping[str, Any], overrides: Mapping[str, Any], keys: Keys) 
 
 def wrong_keys(values: Mapping[str, Any], keys: Keys) -> list[str]:
     """Says which keys are unknown, missing, or of a wrong type or word."""
-    problems = [unknown_key("", key, keys.types) for key in values if key not in keys.types]
+    problems = [_unknown(key, keys) for key in values if key not in keys.types]
     problems += [f"{key} is missing" for key in keys.required if values.get(key) is None]
     for key, value in values.items():
         types = keys.types.get(key)
@@ -101,6 +102,19 @@ def wrong_keys(values: Mapping[str, Any], keys: Keys) -> list[str]:
         elif key in keys.choices and value is not None and value not in keys.choices[key]:
             problems.append(f"{key} is {value!r}: {' | '.join(keys.choices[key])}")
     return problems
+
+
+def _unknown(key: str, keys: Keys) -> str:
+    """Says that a key is unknown; the nearest may be a setting, which stands elsewhere."""
+    settings = _settings()
+    if key in settings:
+        return f"{key} is a setting: put it under training"
+    near = get_close_matches(key, keys.types, n=1) or get_close_matches(key, settings, n=1)
+    return unknown_key("", key, near or keys.types)
+
+
+def _settings() -> set[str]:
+    return {f.name for f in dataclasses.fields(DistillConfig) if f.init}
 
 
 def settings_of(
