@@ -203,10 +203,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         target = train_tokenizer(texts(900), load_tokenizer(options.model), size=VOCABULARY)
         target.save_pretrained(folder)
-        found = {case: _own_process(case, folder) for case in options.cases}
-    _show(found)
+        print(f"| case | peak MiB | x {options.cases[0]} |\n|---|---|---|")
+        found: dict[str, dict[str, float]] = {}
+        for case in options.cases:
+            found[case] = _own_process(case, folder)
+            share = found[case]["peak"] / found[options.cases[0]]["peak"]
+            print(f"| {case} | {found[case]['peak']:.0f} | {share:.2f} |", flush=True)
     if options.out:
-        facts = {"machine": platform.platform(), "torch": torch.__version__, "MiB": found}
+        facts = {
+            "machine": platform.processor() or platform.machine(),
+            "torch": torch.__version__,
+            "MiB": found,
+        }
         options.out.write_text(json.dumps(facts | {"options": vars(options)}, default=str))
 
 
@@ -219,13 +227,6 @@ def _own_process(case: str, target: str) -> dict[str, float]:
     if done.returncode:
         raise RuntimeError(f"{case}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def _show(found: dict[str, dict[str, float]]) -> None:
-    first = next(iter(found.values()))["peak"]
-    print(f"| case | peak MiB | x {next(iter(found))} |\n|---|---|---|")
-    for case, sizes in found.items():
-        print(f"| {case} | {sizes['peak']:.0f} | {sizes['peak'] / first:.2f} |")
 
 
 if __name__ == "__main__":

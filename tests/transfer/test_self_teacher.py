@@ -168,6 +168,18 @@ def test_a_merged_adapter_is_found_out(tmp_path):
         run_of(tmp_path, merged, teacher)
 
 
+def test_it_has_its_tokenizer_already(tmp_path):
+    student, teacher, _ = pair(MODELS["tied"]())
+    with pytest.raises(ConfigError, match="leave it out"):
+        tiny.trainer(
+            tmp_path,
+            model=student,
+            teacher_model=teacher,
+            processing_class=TARGET,
+            teacher_processing_class=TARGET,
+        )
+
+
 def test_it_is_made_before_the_adapter():
     student, _, _ = pair(MODELS["tied"]())
     with pytest.raises(ConfigError, match="first"):

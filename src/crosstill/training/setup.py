@@ -78,11 +78,17 @@ def resolve_teacher(
         args: The settings.
 
     Raises:
-        ConfigError: A model without a tokenizer, or a shared body that has changed.
+        ConfigError: A model without a tokenizer or a teacher with two, or a shared body that has
+            changed.
     """
     if isinstance(model, SharedBodyTeacher):
         model.check()
     if isinstance(model, LocalTeacher):
+        if tokenizer is not None:
+            raise ConfigError(
+                "teacher_processing_class is given, but this teacher was made with its tokenizer: "
+                "leave it out"
+            )
         return model
     load = (args.teacher_dtype, args.teacher_revision)
     return LocalTeacher(*_resolve("teacher", model, tokenizer, "teacher_processing_class", *load))
