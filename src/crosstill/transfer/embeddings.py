@@ -28,7 +28,7 @@ def transplant(
     target_tokenizer: "Tokenizer",
     *,
     initial: str | Mapping[str, Any] | Initialiser = DEFAULT,
-    texts: Sequence[str] = (),
+    texts: Sequence[str | Mapping[str, Any]] = (),
     seed: int = 0,
 ) -> TransplantReport:
     """Give a model the embeddings of another tokenizer's vocabulary, in place.
@@ -45,7 +45,8 @@ def transplant(
         target_tokenizer: the fast tokenizer it shall read from now on.
         initial: how the new rows are made: a name of `crosstill.transfer.initial.initialisers`, a
             mapping of a name to options, or an initialiser.
-        texts: texts of the kind the model will read, for an initialiser that looks at some.
+        texts: texts, or rows, of the kind the model will read, for an initialiser that looks at
+            some.
         seed: for an initialiser that draws.
 
     Raises:

@@ -9,6 +9,7 @@ from crosstill.transfer.initial.base import (
     parse_initialiser,
     register,
 )
+from crosstill.transfer.initial.fit import Fit
 from crosstill.transfer.initial.fvt import Fvt
 
 __all__ = [
@@ -22,3 +23,4 @@ __all__ = [
 ]
 
 register(Fvt)
+register(Fit)

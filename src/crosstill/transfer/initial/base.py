@@ -59,14 +59,15 @@ class Source:
         model: The model as it is; an initialiser leaves it as it finds it.
         source: The tokenizer it was trained with.
         target: The tokenizer it shall read from now on.
-        texts: Texts of the kind it will read; may be empty.
+        texts: Texts of the kind it will read, or rows as a trainer reads them (`text`, `messages`,
+            or `prompt` and `completion`); may be empty.
         seed: For whatever is drawn at random.
     """
 
     model: "PreTrainedModel"
     source: TextEncoder
     target: TextEncoder
-    texts: Sequence[str] = ()
+    texts: Sequence[str | Mapping[str, Any]] = ()
     seed: int = 0
 
     @cached_property
