@@ -47,6 +47,11 @@ def test_overrides_reach_every_level(recipe):
     assert recipe(objectives="sft").training.objectives == {"sft": {"weight": 1.0}}
 
 
+def test_the_word_no_of_a_strategy_is_not_false(recipe):
+    text = GOOD.replace("use_cpu: true", "use_cpu: true\n  save_strategy: no")
+    assert recipe(text).training.save_strategy == "no"
+
+
 def test_all_problems_are_named_at_once(recipe):
     with pytest.raises(ConfigError) as caught:
         recipe("studnet: a\ntrain: 3\noutput_dir: o\ntraining: {lern: 1, max_length: x}")

@@ -133,8 +133,13 @@ def settings_of(
     if "output_dir" in training:
         problems.append(f"{where}.output_dir: set output_dir at the top of the recipe")
         return None
+    # YAML reads `save_strategy: no` as false; everyone who writes it means the word.
+    given = {
+        key: "no" if value is False and key.endswith("_strategy") else value
+        for key, value in training.items()
+    }
     try:
-        return DistillConfig.from_dict({**training, "output_dir": output_dir})
+        return DistillConfig.from_dict({**given, "output_dir": output_dir})
     except ConfigError as error:
         problems.append(str(error))
         return None
