@@ -17,7 +17,7 @@ import yaml
 import crosstill
 import tiny_models
 import tiny_tokenizers
-from crosstill import errors, functional, hub, objectives
+from crosstill import errors, functional, hub, objectives, transfer
 from crosstill.objectives import methods
 
 ROOT = Path(__file__).parents[2]
@@ -121,10 +121,16 @@ def test_the_example_of_the_readme_is_short():
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "yaml")], ids=name)
 def test_recipes_on_pages_are_recipes(page):
     from crosstill.training.recipe import parse_recipe
+    from crosstill.transfer import parse_transfer
 
     whole = {"student": "s", "teacher": "t", "train": "d", "output_dir": "o"}
+    moved = {"model": "m", "to": "t", "train": "d"}
     for block in blocks(page, "yaml"):
-        recipe = parse_recipe({**whole, **yaml.safe_load(block.text)}, {"use_cpu": True})
+        values = yaml.safe_load(block.text)
+        if {"model", "stages"} & set(values):
+            recipe = parse_transfer({**moved, **values}, {"use_cpu": True})
+        else:
+            recipe = parse_recipe({**whole, **values}, {"use_cpu": True})
         known = {method.name: method for method in methods()}
         for objective, options in recipe.training.objectives.items():
             assert set(options) <= {
@@ -176,10 +182,11 @@ def own_functions(module):
         (crosstill, [n for n in crosstill.__all__ if n != "functional"]),
         (functional, functional.__all__),
         # PairBatch and Signal are types of arguments, told by the pages of what takes them
+        (transfer, transfer.__all__),
         (objectives, [n for n in objectives.__all__ if n not in ("PairBatch", "Signal")]),
         (hub, own_functions(hub)),
     ],
-    ids=["crosstill", "functional", "objectives", "hub"],
+    ids=["crosstill", "functional", "transfer", "objectives", "hub"],
 )
 def test_public_names_are_documented(module, names):
     shown = list(documented().values())
