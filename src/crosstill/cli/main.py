@@ -14,6 +14,7 @@ import typer
 from crosstill import __version__
 from crosstill.cli.distill import distill
 from crosstill.cli.doctor import doctor
+from crosstill.cli.ensemble import ensemble
 from crosstill.cli.evaluate import evaluate
 from crosstill.cli.inspect import inspect
 from crosstill.cli.methods import methods
@@ -35,6 +36,7 @@ app.command(context_settings=_RECIPE_KEYS)(transfer)
 app.command()(inspect)
 app.command(context_settings=_RECIPE_KEYS)(doctor)
 app.command()(evaluate)
+app.command()(ensemble)
 app.command()(methods)
 
 

@@ -26,7 +26,8 @@ def ensemble_config(
     roles = pivot.roles
     ends = common.ends
     # A padding token that was added to the tokenizer alone has no row in the model.
-    pad = roles.pad if (common.size if roles.pad is None else roles.pad) < common.size else next(iter(ends), 0)
+    known = roles.pad is not None and roles.pad < common.size
+    pad = roles.pad if known else next(iter(ends), 0)
     values: dict[str, Any] = {
         "vocab_size": common.size,
         "max_position_embeddings": min((limit for limit in limits if limit), default=None),
