@@ -197,6 +197,20 @@ def test_the_adapter_loads_with_peft_alone(tmp_path, tied):
     assert torch.equal(loaded(IDS).logits, trained(IDS).logits)
 
 
+def test_what_peft_has_copied_is_saved_as_peft_does(tmp_path):
+    peft = pytest.importorskip("peft")
+    both = {"modules_to_save": ["embed_tokens", "lm_head"], "ensure_weight_tying": True}
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], **LORA, **both)
+    student = peft.get_peft_model(source(), config)
+    with torch.no_grad():
+        for weight in student.parameters():
+            if weight.requires_grad:
+                weight.add_(0.1)
+    save_weights(student, tmp_path)
+    loaded = peft.PeftModel.from_pretrained(source(), tmp_path).eval()
+    assert torch.equal(loaded(IDS).logits, student.eval()(IDS).logits)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_merged_and_exported(tmp_path, tied):
     run = run_of(tmp_path / "run", "lora", tied, save_strategy="no")

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.import_utils import is_peft_available
 
 from crosstill.errors import ConfigError
+from crosstill.heads import under_adapters
 from crosstill.training.rates import embedding_weights
 
 if TYPE_CHECKING:
@@ -60,11 +61,20 @@ def save_weights(
         model.save_pretrained(str(folder), state_dict=state_dict)
         return
     weights = model.state_dict() if state_dict is None else state_dict
-    known = {name for name, _ in model.named_parameters()}
-    every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     # of tied tables one name is enough: they are tied again where they are read
-    weights = {name: weight for name, weight in weights.items() if name not in every - known}
+    twice = _second_names(model)
+    weights = {name: weight for name, weight in weights.items() if name not in twice}
     trained = bool(embedding_weights(model))
     model.save_pretrained(  # type: ignore[call-arg]
         str(folder), state_dict=weights, save_embedding_layers=trained
     )
+
+
+def _second_names(model: nn.Module) -> set[str]:
+    """The names of a tied head; peft needs every name of what it has copied or wrapped itself."""
+    head = cast(PreTrainedModel, under_adapters(model)).get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        return set()
+    first = {name for name, _ in model.named_parameters()}
+    every = model.named_parameters(remove_duplicate=False)
+    return {name for name, weight in every if weight is head.weight} - first
