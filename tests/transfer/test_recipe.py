@@ -111,6 +111,7 @@ def test_all_problems_are_named_at_once():
         ({"training": {"output_dir": "x"}}, "at the top"),
         ({"stages": [{"output_dir": "x"}]}, "at the top"),
         ({"stages": [{"steps": 3}]}, "max_steps"),
+        ({"stages": [{"student_dtype": "bfloat16"}]}, "stages.1: student_dtype holds for all"),
         ({"stages": 3}, "stages is 3, expected list"),
         ({"training": 3}, "training is 3"),
         ({"initial": 3}, "initial is 3, expected str or dict"),

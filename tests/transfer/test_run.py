@@ -325,3 +325,20 @@ def test_a_damaged_model_of_a_stage_is_not_gone_on_with(stopped):
             transfer(load_transfer(stopped / "transfer.yaml"), resume=True)
     finally:
         file.write_bytes(whole)
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_one_model(models, tmp_path):
+    path = tiny_run.make_transfer(tmp_path, models, stages=STAGES)
+    port = str(30_500 + os.getpid() % 1000)
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [*start, "--master_port", port, "-m", "crosstill", "transfer", str(path)]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["steps"], summary["rows"]) == (4, 16)  # two rows in each process and step
+    model = tmp_path / "out" / "model"
+    assert same(weights(model), weights(tmp_path / "out" / "stages" / "2-full" / "model"))

@@ -87,7 +87,7 @@ def _make_room(output_dir: Path, resume: bool, overwrite: bool) -> Path | None:
     if output_dir.is_symlink():
         raise ConfigError(f"output_dir {output_dir} is a link and is not renamed: name its target")
     _refuse_foreign(output_dir)
-    aside = _free_name(output_dir)
+    aside = free_name(output_dir)
     output_dir.rename(aside)
     return aside
 
@@ -103,7 +103,8 @@ def _refuse_foreign(output_dir: Path) -> None:
         )
 
 
-def _free_name(path: Path) -> Path:
+def free_name(path: Path) -> Path:
+    """A name beside a path, for what stands there, that nothing has yet."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     number = 0
     while True:

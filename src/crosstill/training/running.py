@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import signal
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -19,7 +18,7 @@ from crosstill.plain_json import write_json
 from crosstill.report.html import write_report
 from crosstill.training.callbacks import StopOnSignal
 from crosstill.training.checkpoint import newest_complete
-from crosstill.training.output import claimed
+from crosstill.training.output import claimed, free_name
 from crosstill.training.texts import row_text
 from crosstill.training.trainer import DistillTrainer
 
@@ -109,7 +108,7 @@ def show_alignment(
 def free_place(folder: Path) -> Path:
     """A folder to save to; what an attempt that ended while it was saving left is renamed."""
     if folder.exists():
-        folder.rename(folder.with_name(f"{folder.name}.{time.strftime('%H%M%S')}"))
+        folder.rename(free_name(folder))
     return folder
 
 

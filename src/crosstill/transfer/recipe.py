@@ -162,6 +162,13 @@ _ELSEWHERE = {
     "teacher_revision": "set revision at the top of the recipe: the model teaches itself",
     "same_tokenizer_teacher_revision": "a transfer has no second teacher",
 }
+_WHOLE_RUN = (
+    "student_dtype",
+    "teacher_dtype",
+    "divergence_samples",
+    "divergence_tokens",
+    "use_cpu",
+)
 
 
 def load_transfer(path: str | Path, overrides: Mapping[str, Any] | None = None) -> TransferRecipe:
@@ -265,7 +272,11 @@ def _stages(
             problems.append(f"{where}.train is {train!r}: {' | '.join(MODES)}")
             continue
         name = f"{number}-{train}"
-        wrong: list[str] = []
+        wrong = [
+            f"{key} holds for all stages: put it under training"
+            for key in _WHOLE_RUN
+            if key in given
+        ]
         folder = str(Path(output_dir) / STAGES / name)
         settings = settings_of(_completed(shared, given, train), folder, wrong, where)
         problems += [f"{where}: {line}" for line in wrong]
