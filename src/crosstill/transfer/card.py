@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def model_card(summary: Mapping[str, Any]) -> str:
