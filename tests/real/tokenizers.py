@@ -11,11 +11,15 @@ NAMES = ("llama3", "gemma3", "qwen3", "gpt4o", "deepseek_v3", "llama2", "gptoss"
 _FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
+def cache_folder() -> Path:
+    """Where `make tokenizers` and `make teacher` put what they fetch."""
+    return Path(os.environ.get("CROSSTILL_CACHE") or Path.home() / ".cache" / "crosstill")
+
+
 @cache
 def real_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """One of `NAMES`; the test is skipped where it was not fetched, and fails where CI=true."""
-    cache = os.environ.get("CROSSTILL_CACHE") or Path.home() / ".cache" / "crosstill"
-    folder = Path(cache) / "tokenizers" / name
+    folder = cache_folder() / "tokenizers" / name
     if not all((folder / file).is_file() for file in _FILES):
         reason = f"{folder} does not hold the tokenizer {name}: run `make tokenizers`"
         if os.environ.get("CI") == "true":
