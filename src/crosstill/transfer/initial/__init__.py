@@ -11,6 +11,10 @@ from crosstill.transfer.initial.base import (
 )
 from crosstill.transfer.initial.fit import Fit
 from crosstill.transfer.initial.fvt import Fvt
+from crosstill.transfer.initial.mean import Mean
+from crosstill.transfer.initial.omp import Omp
+from crosstill.transfer.initial.random import Random
+from crosstill.transfer.initial.suffix import Suffix
 
 __all__ = [
     "DEFAULT",
@@ -23,4 +27,8 @@ __all__ = [
 ]
 
 register(Fvt)
+register(Mean)
+register(Omp)
+register(Random)
+register(Suffix)
 register(Fit)

@@ -215,8 +215,8 @@ def parse_initialiser(value: "str | Mapping[str, Any] | Initialiser" = DEFAULT) 
             is of the wrong type or out of range.
 
     Example:
-        >>> parse_initialiser("fvt").name
-        'fvt'
+        >>> parse_initialiser({"omp": {"k": 16}}).k
+        16
     """
     if isinstance(value, Initialiser):
         return value

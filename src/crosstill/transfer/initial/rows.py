@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from crosstill.align.spellings import Ragged
 
 
-def averages(rows: Float[Tensor, "Vs D"], lists: Ragged) -> Float[Tensor, "N D"]:
+def averages(
+    rows: Float[Tensor, "Vs D"], lists: Ragged, weights: np.ndarray | None = None
+) -> Float[Tensor, "N D"]:
     """Average the rows of each list; an empty list gets the mean of all rows.
 
     Sums are made in float32 at least; a list with one row copies it exactly.
@@ -19,6 +21,7 @@ def averages(rows: Float[Tensor, "Vs D"], lists: Ragged) -> Float[Tensor, "N D"]
     Args:
         rows: the source's rows.
         lists: offsets int64 [N + 1] and the ids in each list.
+        weights: float [Vs], what each row counts for, above 0; None: one each.
 
     Example:
         >>> rows = torch.tensor([[1.0], [3.0], [8.0]])
@@ -27,9 +30,24 @@ def averages(rows: Float[Tensor, "Vs D"], lists: Ragged) -> Float[Tensor, "N D"]
     """
     work = rows.to(torch.promote_types(rows.dtype, torch.float32))
     offsets, ids = (torch.from_numpy(part).to(rows.device) for part in lists)
-    found = nn.functional.embedding_bag(ids, work, offsets[:-1], mode="mean")
+    if weights is None:
+        found = nn.functional.embedding_bag(ids, work, offsets[:-1], mode="mean")
+        found[offsets.diff() == 0] = work.mean(0)
+        return found.to(rows.dtype)
+    counts = torch.from_numpy(weights).to(work)[:, None]
+    share = counts[ids] / _sums(counts, ids, offsets).repeat_interleave(offsets.diff(), 0)
+    found = _sums(work, ids, offsets, share[:, 0])
     found[offsets.diff() == 0] = work.mean(0)
     return found.to(rows.dtype)
+
+
+def _sums(
+    rows: Float[Tensor, "Vs D"], ids: Tensor, offsets: Tensor, share: Tensor | None = None
+) -> Float[Tensor, "N D"]:
+    """The sum of the rows of each list, each row times its share."""
+    return nn.functional.embedding_bag(
+        ids, rows, offsets[:-1], mode="sum", per_sample_weights=share
+    )
 
 
 def chosen(lists: Ragged, which: np.ndarray) -> Ragged:
