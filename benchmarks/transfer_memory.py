@@ -1,6 +1,6 @@
 """Peak memory of teaching a model itself on a new tokenizer, against plain LoRA fine-tuning.
 
-The student is a model (SmolLM2-135M-Instruct, say) on a byte-level BPE of 8,000 tokens; every step
+The student is a model (SmolLM2-135M-Instruct) on a byte-level BPE of 8,000 tokens; every step
 has the same shape. "LoRA" is peft's adapter of rank 64 on all projections, cross entropy on the
 model's own logits and AdamW, in a bare loop; the same with tables that train too, and with peft's
 `modules_to_save` for them. "ours" is `DistillTrainer` with the teacher in memory.
@@ -10,7 +10,7 @@ then the peak over the next one. On a CPU it is the peak of the resident memory 
 was there after the imports, with large blocks of memory given back to the system as soon as they
 are free; on a GPU `torch.cuda.max_memory_allocated`.
 
-    CROSSTILL_DATA=data python benchmarks/transfer_memory.py --model models/SmolLM2-135M-Instruct
+    CROSSTILL_DATA=data python benchmarks/transfer_memory.py
 """
 
 import argparse
@@ -29,6 +29,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 
+from demo_parts import teacher as teacher_part
 from demo_parts.student import train_tokenizer
 
 from crosstill import DistillConfig, DistillTrainer
@@ -186,7 +187,7 @@ CASES: dict[str, Callable[[argparse.Namespace, Meter], None]] = {
 def main() -> None:
     """Runs every case, or the one that is named, and prints a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--model", required=True, help="folder or hub name")
+    parser.add_argument("--model", default=teacher_part.cache_folder() / "SmolLM2-135M-Instruct")
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
