@@ -19,6 +19,7 @@ import tiny_models
 import tiny_tokenizers
 from crosstill import errors, functional, hub, objectives, transfer
 from crosstill.objectives import methods
+from crosstill.transfer.initial import base as initial_base
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -95,11 +96,13 @@ def reader(models, tmp_path, monkeypatch):
 
 @pytest.fixture
 def registry():
-    """Puts the registered methods back."""
-    before = dict(objectives._REGISTRY)
+    """Puts the registered methods and initialisers back."""
+    registries = objectives._REGISTRY, initial_base._REGISTRY
+    before = [dict(registry) for registry in registries]
     yield
-    objectives._REGISTRY.clear()
-    objectives._REGISTRY.update(before)
+    for registry, kept in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(kept)
 
 
 @pytest.mark.parametrize("page", with_python(PAGES), ids=name)
