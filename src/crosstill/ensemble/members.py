@@ -10,6 +10,7 @@ Axes: B sequences, T tokens, P prompt tokens, V ids of the pivot.
 import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from crosstill.ensemble.reading import Reader, last_row_only
 from crosstill.ensemble.respelling import Respeller
 from crosstill.ensemble.vocabulary import CommonVocabulary, MemberTokens
 from crosstill.errors import ConfigError
+from crosstill.heads import HeadSplit, split_head
 
 
 @dataclass
@@ -102,6 +104,11 @@ class LockStepMember(Member):
         self._reading = torch.from_numpy(tokens.reading)
         self._last_row_only = last_row_only(model)
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+
+    @cached_property
+    def split(self) -> HeadSplit | str:
+        """The model's head apart from its body, or why it cannot be; found out once."""
+        return split_head(self.model)
 
     def step(self, state, input_ids, mask, *, last, use_cache):
         """As `Member.step`."""

@@ -23,13 +23,13 @@ from crosstill.evaluation.bits_per_byte import MAX_LENGTH, TOKENS_PER_BATCH, Sco
 from crosstill.evaluation.prompts import Prompt
 from crosstill.evaluation.scoring import Sequence as Indices
 from crosstill.evaluation.scoring import evaluating, windows
-from crosstill.functional.head import row_logits
-from crosstill.heads import HeadSplit, split_head
+from crosstill.functional.head import BLOCK_BYTES, row_logits
+from crosstill.heads import HeadSplit
 
 if TYPE_CHECKING:
     from crosstill.ensemble.model import Ensemble
 
-_BLOCK_BYTES = 32 * 2**20  # of float32 logits that stand in memory for each member
+_STRIP_BYTES = 2**20  # of float32 logits that are summed at a time on a CPU
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class _Reading:
     def __init__(self, member: LockStepMember, place: int) -> None:
         self._member = member
         self._place = place
-        self._split = split_head(member.model)
+        self._split = member.split
 
     def rows(self, batch: list[_Window]) -> Float[Tensor, "R D"]:
         """What enters the head, or the logits of a model whose head cannot be split off."""
@@ -206,23 +206,38 @@ def _batch(
     """Log-probabilities of the scored tokens of a batch, in nats, and which are the likeliest."""
     target = torch.tensor([id for w in batch for id in w.ids[w.first :]], device=ensemble.device)
     rows = [reading.rows(batch) for reading in readings]
-    weights = [weight for weight in ensemble.weights if weight]
-    size = max(_BLOCK_BYTES // (4 * ensemble.common.size), 1)
-    logprob, most = [], []
-    for start in range(0, len(target), size):
-        block = slice(start, start + size)
+    found = []
+    for block in _slices(len(target), BLOCK_BYTES, ensemble.common.size):
         logits = [
             reading.logits(one[block]).to(ensemble.device)
             for reading, one in zip(readings, rows, strict=True)
         ]
-        if greedy:
-            mixed = mixed_logprobs(logits, weights, ensemble.mix)
-            logprob.append(mixed.gather(-1, target[block, None])[:, 0])
-            most.append(mixed.argmax(-1) == target[block])
-        else:
-            logprob.append(mixed_token_logprobs(logits, weights, ensemble.mix, target[block]))
-            most.append(torch.ones_like(target[block], dtype=torch.bool))
+        # A product is quick where it is large, a sum over the vocabulary where it fits the cache.
+        size = _STRIP_BYTES if ensemble.device.type == "cpu" else BLOCK_BYTES
+        for strip in _slices(len(logits[0]), size, ensemble.common.size):
+            strips = [row[strip] for row in logits]
+            found.append(_strip(ensemble, strips, target[block][strip], greedy))
+    logprob, most = zip(*found, strict=True)
     return torch.cat(logprob).cpu(), torch.cat(most).cpu()
+
+
+def _strip(
+    ensemble: "Ensemble", logits: list[Tensor], target: Tensor, greedy: bool
+) -> tuple[Float[Tensor, " R"], Bool[Tensor, " R"]]:
+    """The same of a few rows, from the members' logits."""
+    weights = [weight for weight in ensemble.weights if weight]
+    if not greedy:
+        logprob = mixed_token_logprobs(logits, weights, ensemble.mix, target)
+        return logprob, torch.ones_like(target, dtype=torch.bool)
+    mixed = mixed_logprobs(logits, weights, ensemble.mix)
+    return mixed.gather(-1, target[:, None])[:, 0], mixed.argmax(-1) == target
+
+
+def _slices(rows: int, size: int, columns: int) -> Iterator[slice]:
+    """Slices of rows of float32 numbers of about `size` bytes each."""
+    step = max(size // (4 * columns), 1)
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
 
 
 def _stepped(ensemble: "Ensemble", window: _Window) -> tuple[float, bool]:
