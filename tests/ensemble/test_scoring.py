@@ -81,14 +81,17 @@ def test_a_text_that_greedy_search_wrote_is_greedy(tokenizer, vocabulary):
     other = tokenizer if vocabulary == "identical" else other_tokenizer()
     members = [model(tokenizer, 0), model(other, 1)]
     ensemble = Ensemble(members, [tokenizer, other], vocabulary=vocabulary)
-    ids = ensemble.encode([CHAT])
-    new = ensemble.generate(**ids, max_new_tokens=3)[0, ids["input_ids"].shape[1] :]
-    data = ensemble.encoders[0].bytes.spell(new.tolist())
-    text = data.decode(errors="ignore")
-    cut = ensemble.encoders[0].encode(text)
-    if cut != new.tolist():
-        pytest.skip("what was written is no canonical text")
-    found = ensemble.score([(CHAT, text), (CHAT, "quite another text")], greedy=True)
+    # some of what it writes is cut otherwise when it is read as text
+    for word in ("cat", "mat", "dog", "world", "sum", "day", "é", "a"):
+        chat = [{"role": "user", "content": f"Where is the {word}?"}]
+        ids = ensemble.encode([chat])
+        new = ensemble.generate(**ids, max_new_tokens=2)[0, ids["input_ids"].shape[1] :].tolist()
+        text = ensemble.encoders[0].bytes.spell(new).decode(errors="replace")
+        if ensemble.encoders[0].encode(text) == new:
+            break
+    else:
+        raise AssertionError("nothing that was written is cut as it was written")
+    found = ensemble.score([(chat, text), (chat, "quite another text")], greedy=True)
     assert found.greedy is not None
     assert found.greedy.tolist() == [True, False]
 
