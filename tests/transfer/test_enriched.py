@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import tiny_models
 import tiny_tokenizers as tiny
+import tiny_training
 from crosstill.align.spellings import lowest_ids
 from crosstill.errors import CheckpointError, ConfigError, CrosstillError, TrustError
 from crosstill.evaluation.bits_per_byte import score_texts
@@ -176,18 +177,28 @@ def test_saved_and_loaded_it_is_the_same_bit_for_bit(tmp_path, dtype):
         assert dtype != torch.float32 or torch.equal(first(ids).logits, logits)
     assert not loaded.subwords.weight.requires_grad
     assert not list(folder.rglob("*.bin")) + list(folder.rglob("*.py"))
-    assert "auto_map" not in (folder / "model" / "config.json").read_text()
+    assert "auto_map" not in (folder / "plain" / "config.json").read_text()
 
 
-def test_the_plain_model_is_a_folder_of_its_own(tmp_path):
+def test_the_plain_model_is_saved_by_itself(tmp_path):
     from transformers import AutoModelForCausalLM
 
     model, _ = made()
-    model.save_pretrained(tmp_path)
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    model.model.save_pretrained(tmp_path / "plain")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "plain")
     assert plain.state_dict().keys() == model.model.state_dict().keys()
+    model.save_pretrained(tmp_path / "whole")
     with pytest.raises((OSError, ValueError)):  # the whole is never taken for a plain one
-        AutoModelForCausalLM.from_pretrained(tmp_path)
+        AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
+
+
+def test_settings_of_generation_are_kept(tmp_path):
+    model, _ = made()
+    model.generation_config.max_new_tokens = 7
+    model.save_pretrained(tmp_path)
+    loaded = load_enriched(tmp_path)
+    assert loaded.generation_config.max_new_tokens == 7
+    assert loaded.generation_config.to_dict() == model.generation_config.to_dict()
 
 
 class TestFaults:
@@ -198,7 +209,7 @@ class TestFaults:
 
     def test_a_plain_folder(self, folder):
         with pytest.raises(ConfigError, match="holds no enriched byte model"):
-            load_enriched(folder / "model")
+            load_enriched(folder / "plain")
 
     @pytest.mark.parametrize("about", ['{"version": 2}', "[]", "{", '"x"'])
     def test_another_format(self, folder, about):
@@ -207,7 +218,7 @@ class TestFaults:
             load_enriched(folder)
 
     def test_a_config_that_asks_for_code(self, folder):
-        file = folder / "model" / "config.json"
+        file = folder / "plain" / "config.json"
         config = json.loads(file.read_text()) | {"auto_map": {"AutoConfig": "x.Y"}}
         file.write_text(json.dumps(config))
         with pytest.raises(TrustError):
@@ -216,34 +227,38 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("name", "change", "message"),
         [
-            ("subwords", lambda t: t[:, 1:], "numbers"),
-            ("subwords", lambda t: t[:9], "outside itself"),
-            ("following", lambda t: t + 10_000, "outside itself"),
-            ("following", lambda t: t[1:], "does not fit"),
-            ("edges", lambda t: t.flip(0), "outside itself"),
-            ("ends", lambda t: t - 9, "outside itself"),
-            ("exact", lambda t: t[1:], "does not fit"),
-            ("exact", lambda t: t.float(), "int64"),
-            ("more", lambda t: torch.zeros(1), "expected the tensors"),
+            ("subwords.weight", lambda t: t[:, 1:], "that fit embeddings"),
+            ("subwords.weight", lambda t: t[:9], "outside itself"),
+            ("suffixes.following", lambda t: t + 10_000, "outside itself"),
+            ("suffixes.following", lambda t: t[1:], "outside itself"),
+            ("suffixes.edges", lambda t: t.flip(0), "outside itself"),
+            ("suffixes.ends", lambda t: t - 9, "outside itself"),
+            ("suffixes.exact", lambda t: t[1:], "for 260 ids"),
+            ("suffixes.exact", lambda t: t.float(), "outside itself"),
+            ("suffixes.exact", lambda t: None, "lacks suffixes.exact"),
+            ("model.lm_head.weight", lambda t: None, "do not fit the configuration"),
+            ("more", lambda t: torch.zeros(1), "do not fit the configuration"),
         ],
     )
     def test_numbers_that_do_not_fit(self, folder, name, change, message):
-        file = folder / "enriched.safetensors"
+        file = folder / "model.safetensors"
         numbers = load_file(file)
-        numbers[name] = change(numbers.get(name)).contiguous()
+        changed = change(numbers.pop(name, None))
+        if changed is not None:
+            numbers[name] = changed.contiguous()
         save_file(numbers, file)
         with pytest.raises(CheckpointError, match=message):
             load_enriched(folder)
 
     def test_damaged_or_missing_files(self, folder):
-        file = folder / "enriched.safetensors"
+        file = folder / "model.safetensors"
         file.write_bytes(file.read_bytes()[:100])
         with pytest.raises(CheckpointError, match="cannot be read"):
             load_enriched(folder)
         file.unlink()
         with pytest.raises(CheckpointError, match="cannot be read"):
             load_enriched(folder)
-        shutil.rmtree(folder / "model")
+        shutil.rmtree(folder / "plain")
         with pytest.raises(CrosstillError):
             load_enriched(folder)
 
@@ -253,3 +268,53 @@ class TestFaults:
             enrich(model, original_tables(model), SOURCE, BYTES)
         with pytest.raises(ConfigError, match="expected a byte tokenizer"):
             enrich(model, original_tables(model), SOURCE, SOURCE)
+
+
+def test_it_learns_from_the_model_it_was(tmp_path):
+    teacher = tiny_models.llama(len(SOURCE), seed=3, scale=2.0)
+    original = original_tables(teacher)
+    student = tiny_models.llama(len(SOURCE), seed=3, scale=2.0)
+    transplant(student, SOURCE, BYTES)
+    model = enrich(student, original, SOURCE, BYTES)
+    frozen = model.subwords.weight.clone()
+    trainer = tiny_training.trainer(
+        tmp_path,
+        model=model,
+        teacher_model=teacher,
+        processing_class=BYTES,
+        teacher_processing_class=SOURCE,
+        objectives="prefix_kl",
+        embedding_learning_rate=1e-2,
+        max_steps=8,
+    )
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert sum(losses[-2:]) < 0.95 * sum(losses[:2])
+    assert torch.equal(model.subwords.weight, frozen)
+    assert model.get_input_embeddings().weight[:256].abs().sum() > 0
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path):
+    def run(folder, resume):
+        model, _ = made(scale=2.0)
+        trainer = tiny_training.trainer(
+            folder,
+            model=model,
+            teacher_model=tiny_models.llama(len(SOURCE), seed=3),
+            processing_class=BYTES,
+            teacher_processing_class=SOURCE,
+            max_steps=4,
+            save_strategy="steps",
+            save_steps=2,
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return model.state_dict()
+
+    whole = run(tmp_path / "whole", None)
+    stopped = tmp_path / "stopped"
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", stopped / "checkpoint-2")
+    resumed = run(stopped, True)
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        assert torch.equal(resumed[name], value), name
+    assert load_enriched(stopped / "checkpoint-4").state_dict().keys() == whole.keys()

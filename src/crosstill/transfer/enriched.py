@@ -20,7 +20,12 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedModel,
+)
 
 from crosstill import hub
 from crosstill.align.spellings import lowest_ids
@@ -38,8 +43,10 @@ if TYPE_CHECKING:
     Tokenizer = PreTrainedTokenizerFast | TextEncoder
 
 _FORMAT = {"format": "crosstill enriched byte model", "version": 1, "longest": LONGEST}
-_PLAIN, _NUMBERS, _ABOUT = "model", "enriched.safetensors", "enriched.json"
-_TREE = ("edges", "following", "ends", "exact")
+# The numbers have the name by which a trainer finds them when it resumes.
+_CONFIGS, _NUMBERS, _ABOUT = "plain", "model.safetensors", "enriched.json"
+_SUBWORDS = "subwords.weight"
+_TREE = tuple(f"suffixes.{name}" for name in ("edges", "following", "ends", "exact"))
 
 
 class EnrichedModel(PreTrainedModel, GenerationMixin):
@@ -141,19 +148,24 @@ class EnrichedModel(PreTrainedModel, GenerationMixin):
         """The head of the model inside."""
         return self.model.get_output_embeddings()
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, *, state_dict: dict[str, Tensor] | None = None
+    ) -> None:
         """Writes safetensors and JSON that `load_enriched` reads.
 
-        The plain model stands in the folder `model`, where transformers can load it by itself. The
-        folder above has no `config.json`, so that nobody loads the plain model by mistake.
+        The folder gets no `config.json`: nobody shall take it for a plain model of transformers.
+        The plain model alone is saved by `enriched.model.save_pretrained`.
 
         Args:
             save_directory: The folder; files of these names in it are replaced.
-            kwargs: Passed on for the plain model.
+            state_dict: The weights, where they are not the model's own.
         """
         folder = Path(save_directory)
-        self.model.save_pretrained(folder / _PLAIN, **kwargs)
-        numbers = {"subwords": self.subwords.weight, **self.suffixes.state_dict()}
+        (folder / _CONFIGS).mkdir(parents=True, exist_ok=True)
+        self.model.config.save_pretrained(folder / _CONFIGS)
+        if self.generation_config is not None:
+            self.generation_config.save_pretrained(folder / _CONFIGS)
+        numbers = self.state_dict() if state_dict is None else state_dict
         numbers = {name: value.detach().cpu().contiguous() for name, value in numbers.items()}
         save_file(numbers, folder / _NUMBERS, metadata={"format": "pt"})
         write_json(folder / _ABOUT, _FORMAT)
@@ -245,8 +257,9 @@ def load_enriched(folder: str | Path, *, dtype: "torch.dtype | str" = "auto") ->
     """Loads what `EnrichedModel.save_pretrained` wrote.
 
     Only this function makes an `EnrichedModel` of files. It reads safetensors and JSON, and the
-    plain model inside goes through the same door as every other (`crosstill.hub`), with its checks.
-    No file of the folder can name code: `trust_remote_code` is neither needed nor taken.
+    configuration of the plain model goes through the same checks as every other (`crosstill.hub`).
+    No file of the folder can name code: `trust_remote_code` is neither needed nor taken. Every
+    tensor of the model comes from the file, and every one there is used.
 
     Args:
         folder: The folder.
@@ -254,10 +267,39 @@ def load_enriched(folder: str | Path, *, dtype: "torch.dtype | str" = "auto") ->
 
     Raises:
         ConfigError: There is no such folder, or no enriched model in it.
-        TrustError: The plain model asks for code.
+        TrustError: The configuration asks for code.
         CheckpointError: A file is damaged, or the parts do not fit each other.
     """
     folder = Path(folder).expanduser()
+    numbers = _numbers(folder)
+    config = hub.load_config(folder / _CONFIGS)
+    kind = numbers[_SUBWORDS].dtype if dtype == "auto" else dtype
+    maker: Any = AutoModelForCausalLM
+    try:
+        model = maker.from_config(config, dtype=kind)
+        subwords = _table_like(model.get_input_embeddings(), numbers[_SUBWORDS])
+        made = EnrichedModel(model, subwords, Suffixes(*(numbers[name] for name in _TREE)))
+        made.load_state_dict(numbers)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder}: the numbers do not fit the configuration: {first_line(error)}"
+        ) from error
+    own, subwords = made.get_input_embeddings().weight, made.subwords.weight
+    if len(made.suffixes.exact) != len(own) or subwords.shape[1:] != own.shape[1:]:
+        raise CheckpointError(
+            f"{folder / _NUMBERS}: expected subwords that fit embeddings of the shape "
+            f"{tuple(own.shape)}, got some of the shape {tuple(subwords.shape)} for "
+            f"{len(made.suffixes.exact)} ids"
+        )
+    file = folder / _CONFIGS / "generation_config.json"
+    if file.is_file():  # hub.load_config has looked at it
+        made.generation_config = GenerationConfig.from_dict(json.loads(file.read_bytes()))
+        made.model.generation_config = made.generation_config
+    return made.eval()
+
+
+def _numbers(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a folder that says it holds an enriched model."""
     if not (folder / _ABOUT).is_file():
         raise ConfigError(
             f"{folder} holds no enriched byte model ({_ABOUT} is missing): load a plain model with "
@@ -270,33 +312,21 @@ def load_enriched(folder: str | Path, *, dtype: "torch.dtype | str" = "auto") ->
         raise CheckpointError(f"{folder} cannot be read: {first_line(error)}") from error
     if about != _FORMAT:
         raise CheckpointError(f"{folder / _ABOUT}: expected {_FORMAT}, got {str(about)[:200]}")
-    model = hub.load_model(folder / _PLAIN, dtype=dtype)
-    embedding: Any = model.get_input_embeddings()
-    problem = _wrong_numbers(numbers, embedding)
-    if problem:
-        raise CheckpointError(f"{folder / _NUMBERS}: {problem}; get the files again")
-    suffixes = Suffixes(**{name: numbers[name] for name in _TREE})
-    return EnrichedModel(model, _table_like(embedding, numbers["subwords"]), suffixes).eval()
-
-
-def _wrong_numbers(numbers: dict[str, Tensor], embedding: nn.Embedding) -> str | None:
-    """What is wrong with the tensors of a file, if anything: each index must hit something."""
-    if set(numbers) != {*_TREE, "subwords"}:
-        return (
-            f"expected the tensors subwords, {', '.join(_TREE)}, got {', '.join(sorted(numbers))}"
+    missing = sorted({_SUBWORDS, *_TREE} - numbers.keys())
+    if missing:
+        raise CheckpointError(f"{folder / _NUMBERS} lacks {', '.join(missing)}")
+    if not _whole([numbers[name] for name in _TREE], len(numbers[_SUBWORDS])):
+        raise CheckpointError(
+            f"{folder / _NUMBERS}: the tree of subwords points outside itself; get the files again"
         )
-    rows, width = len(numbers["subwords"]), embedding.weight.shape[1]
-    if tuple(numbers["subwords"].shape) != (rows, width):
-        return f"expected embeddings of {width} numbers, got {tuple(numbers['subwords'].shape)}"
-    if any(numbers[name].dtype != torch.int64 or numbers[name].ndim != 1 for name in _TREE):
-        return "expected rows of int64 for the tree of subwords"
-    edges, following, ends, exact = (numbers[name] for name in _TREE)
-    if len(exact) != len(embedding.weight) or len(edges) != len(following) or not len(edges):
-        return "the tree of subwords does not fit the model"
+    return numbers
+
+
+def _whole(tree: list[Tensor], rows: int) -> bool:
+    """Whether every index of a tree of subwords hits something."""
+    if any(part.dtype != torch.int64 or part.ndim != 1 or not len(part) for part in tree):
+        return False
+    edges, following, ends, exact = tree
     limits = ((following, 0, len(ends)), (ends, -1, rows), (exact, -1, rows))
-    if not (edges.diff() > 0).all() or any(
-        len(values) == 0 or values.min() < low or values.max() >= high
-        for values, low, high in limits
-    ):
-        return "the tree of subwords points outside itself"
-    return None
+    inside = all(part.min() >= low and part.max() < high for part, low, high in limits)
+    return inside and len(edges) == len(following) and bool((edges.diff() > 0).all())
