@@ -178,6 +178,7 @@ def test_transfer_by_a_recipe_with_flags_over_it(transferred, recipe):
     outcome = crosstill("transfer", path, "--to", "bytes", "--train", "null", "--output-dir", out)
     assert outcome.code == 0, outcome.err
     assert "256 copied" in outcome.out
+    assert json.loads((out / "summary.json").read_text())["steps"] == 0
     assert "student on bytes" in (out / "model" / "README.md").read_text()
 
 

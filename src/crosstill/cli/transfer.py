@@ -69,10 +69,9 @@ def transfer(
         "output_dir": output_dir,
         "mode": mode,
         "special_tokens": special_tokens,
-        **_yaml("initial", [initial] if initial else []),
-        **_yaml("train", train or []),
     }
     overrides = recipe_overrides(context.args) | {k: v for k, v in named.items() if v is not None}
+    overrides |= _yaml("initial", [initial] if initial else []) | _yaml("train", train or [])
     if Path(model).suffix.lower() in (".yaml", ".yml"):
         recipe = load_transfer(model, overrides)
     elif "to" not in overrides:
