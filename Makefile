@@ -66,6 +66,7 @@ bench: $(VENV)/.core tokenizers teacher  ## the benchmarks, about 20 minutes; re
 	$(BIN)/python benchmarks/mined.py --out runs/bench/mined.json
 	$(BIN)/python benchmarks/losses.py --out runs/bench/losses.json
 	$(BIN)/python benchmarks/prefix_kl.py --out runs/bench/prefix_kl.json
+	$(BIN)/python benchmarks/ensemble.py --out runs/bench/ensemble.json
 	$(BIN)/python benchmarks/alm_head.py --out runs/bench/alm_head.json
 	$(BIN)/python benchmarks/training_step.py --out runs/bench/training_step.json
 	$(BIN)/python benchmarks/training_step.py --bf16 --out runs/bench/training_step_bf16.json

@@ -39,7 +39,7 @@ def harness_model(ensemble: "Ensemble", *, batch_size: int = 8) -> Any:
         >>> lm_eval.simple_evaluate(harness_model(ensemble), tasks=["piqa"])  # doctest: +SKIP
     """
     try:
-        from lm_eval.api.model import LM
+        from lm_eval.api.model import LM  # type: ignore[import-not-found]
     except ImportError as error:
         raise ConfigError("lm-eval is not installed: pip install lm-eval") from error
 

@@ -41,7 +41,7 @@ from crosstill.pair import known_ids
 from crosstill.text.encode import TextEncoder, text_encoder
 
 if TYPE_CHECKING:
-    from crosstill.evaluation.bits_per_byte import Scores
+    from crosstill.ensemble.scoring import GreedyScores
 
 
 class Ensemble(PreTrainedModel, GenerationMixin):
@@ -283,7 +283,7 @@ class Ensemble(PreTrainedModel, GenerationMixin):
 
         return write(self, prompts, **options)
 
-    def score(self, texts: Sequence[str | tuple[Prompt, str]], **options: Any) -> "Scores":
+    def score(self, texts: Sequence[str | tuple[Prompt, str]], **options: Any) -> "GreedyScores":
         """Compute nats and bytes of texts; see `crosstill.ensemble.scoring.score`."""
         from crosstill.ensemble.scoring import score
 
