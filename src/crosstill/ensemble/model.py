@@ -49,7 +49,8 @@ class Ensemble(PreTrainedModel, GenerationMixin):
 
     Each member reads its own rendering of a prompt, with its own special tokens and chat template,
     and keeps its own key-value cache; what is written is common. The first model is the pivot: its
-    token ids go in and come out.
+    token ids go in and come out. It reads and writes, and is not for training: all models are put
+    in evaluation mode, and no gradients are kept.
 
     Args:
         models: causal language models of `transformers`, on any devices, in any float types.
