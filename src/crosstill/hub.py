@@ -7,8 +7,10 @@ SECURITY.md.
 """
 
 import difflib
+import json
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +100,9 @@ def load_tokenizer(
 ) -> "PreTrainedTokenizerFast":
     """Load a fast tokenizer from a folder, a `tokenizer.json`, a `.gguf` file or the hub.
 
+    Where the folder names no class of a model family, its `tokenizer.json` decides alone. (By
+    itself `AutoTokenizer` builds some of these anew, going by the model's type: Qwen 2.)
+
     A `tokenizer.json` alone names no special token as the end of a text or the like; where its
     folder has a `tokenizer_config.json`, that is read as well.
 
@@ -106,7 +111,33 @@ def load_tokenizer(
         TrustError: the tokenizer asks for code.
         TokenizerError: there is no tokenizer, or only a slow one.
     """
+    return _tokenizer(name_or_path, revision, trust_remote_code, stated=False)
+
+
+def load_stated_tokenizer(
+    name_or_path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> "PreTrainedTokenizerFast":
+    """Load a `tokenizer.json` as it states itself, with the roles that its folder names.
+
+    As `load_tokenizer`, whatever class the folder names: some classes build a tokenizer anew from
+    its vocabulary, with splitting rules of their own, and cut text otherwise than the file says.
+    """
+    return _tokenizer(name_or_path, revision, trust_remote_code, stated=True)
+
+
+def rebuilds_tokenizer(folder: str | Path, texts: Sequence[str]) -> bool:
+    """Whether `AutoTokenizer` by itself reads some text otherwise than `load_tokenizer`."""
     from transformers import AutoTokenizer
+
+    alone = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    plain = load_tokenizer(folder)
+    return any(alone.encode(text) != plain.encode(text) for text in texts)
+
+
+def _tokenizer(
+    name_or_path: str | Path, revision: str | None, trust: bool, *, stated: bool
+) -> "PreTrainedTokenizerFast":
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     path = Path(name_or_path).expanduser()
     if path.suffix == ".json" and path.is_file():
@@ -118,12 +149,18 @@ def load_tokenizer(
         folder, more = gguf.parent, {"gguf_file": gguf.name}
     else:
         patterns = (*_CONFIG_FILES, *_TOKENIZER_FILES)
-        folder = _checked_folder(name_or_path, patterns, revision, trust_remote_code)
+        folder = _checked_folder(name_or_path, patterns, revision, trust)
         more = {}
+    stated = stated and gguf is None and (folder / "tokenizer.json").is_file()
+    exact: Any = PreTrainedTokenizerFast
     try:
+        if stated:
+            return exact.from_pretrained(str(folder), local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=trust_remote_code, **more
+            str(folder), local_files_only=True, trust_remote_code=trust, **more
         )
+        if tokenizer.is_fast and type(tokenizer) is not exact and _plain(folder):
+            return exact.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:
         raise TokenizerError(
             f"no tokenizer can be loaded from {name_or_path}: {first_line(error)}. "
@@ -138,41 +175,14 @@ def load_tokenizer(
     return tokenizer
 
 
-def load_stated_tokenizer(
-    name_or_path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
-) -> "PreTrainedTokenizerFast":
-    """Load a `tokenizer.json` as it states itself, with the roles that its folder names.
-
-    `load_tokenizer` hands a tokenizer to the class that the folder names, and some of these classes
-    build it anew from the vocabulary, with splitting rules of their own: what comes out may cut
-    text otherwise than the file says. Where there is no `tokenizer.json`, it is what
-    `load_tokenizer` gives.
-
-    Raises:
-        ConfigError: the folder or the name does not exist, or the hub cannot be reached.
-        TrustError: the tokenizer asks for code.
-        TokenizerError: there is no tokenizer, or only a slow one.
-    """
-    from transformers import PreTrainedTokenizerFast
-
-    path = Path(name_or_path).expanduser()
-    alone = path.suffix == ".json" and path.is_file()
-    source = path.parent if alone and path.name == "tokenizer.json" else name_or_path
-    named = (Path(source).expanduser() / "tokenizer_config.json").is_file()
-    if _gguf_file(source) is not None or (alone and not named):
-        return load_tokenizer(name_or_path)
-    patterns = (*_CONFIG_FILES, *_TOKENIZER_FILES)
-    folder = _checked_folder(source, patterns, revision, trust_remote_code)
-    if not (folder / "tokenizer.json").is_file():
-        return load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
-    try:
-        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:
-        # the tokenizers library raises a bare Exception for what it cannot parse
-        raise TokenizerError(
-            f"{folder / 'tokenizer.json'} is not a tokenizer of the tokenizers library: "
-            f"{first_line(error)}"
-        ) from error
+def _plain(folder: Path) -> bool:
+    """Whether the folder has a `tokenizer.json` and names it one of no model family."""
+    file = folder / "tokenizer_config.json"
+    if not file.is_file() or not (folder / "tokenizer.json").is_file():
+        return False
+    named = json.loads(file.read_bytes())  # check_json_files has looked at it
+    plain = ("TokenizersBackend", "PreTrainedTokenizerFast")
+    return named.get("tokenizer_class") in plain and "auto_map" not in named
 
 
 def _tokenizer_of_file(file: Path) -> "PreTrainedTokenizerFast":

@@ -1,16 +1,24 @@
 """Target tokenizers: another's tokens with the source's special tokens, or the target's own."""
 
+import json
 import logging
 
 import pytest
 from hypothesis import example, given
 from tokenizers import AddedToken
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
 
 import tiny_tokenizers as tiny
 from crosstill.errors import ConfigError, TokenizerError
+from crosstill.hub import load_tokenizer, rebuilds_tokenizer
 from crosstill.text.encode import text_encoder
 from crosstill.text.parts import TORTURE
+from crosstill.transfer.export import export
 from crosstill.transfer.target import target_tokenizer
 from odd_text import ODD, odd_texts
 
@@ -146,8 +154,6 @@ def test_change_is_the_target_itself(name, folders, source):
 
 
 def test_change_closes_holes(source, tmp_path):
-    import json
-
     tiny.byte_level_bpe(vocab_size=300, specials=_OTHER, add_bos=True).save_pretrained(tmp_path)
     file = tmp_path / "tokenizer.json"
     state = json.loads(file.read_text())
@@ -260,3 +266,25 @@ def test_a_post_processor_with_ordinary_tokens_is_refused():
     )
     with pytest.raises(TokenizerError, match="which is not special"):
         target_tokenizer("bytes", source)
+
+
+@pytest.mark.parametrize("how", ["keep", "change"])
+def test_of_a_model_whose_tokenizers_transformers_builds_anew(how, folders, source, tmp_path):
+    """Qwen 2: `AutoTokenizer` goes by the model's type, whatever the folder says."""
+    made = target_tokenizer(folders / "gemma", source, special_tokens=how)
+    made.save_pretrained(tmp_path)
+    for kind, rebuilt in (("qwen2", True), ("qwen3", False), ("llama", False)):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        loaded = load_tokenizer(tmp_path)
+        assert all(loaded.encode(text) == made.encode(text) for text in TEXTS)
+        assert rebuilds_tokenizer(tmp_path, TEXTS) == rebuilt
+
+
+def test_an_export_that_transformers_misreads_is_told(folders, source, tmp_path, caplog):
+    made = target_tokenizer(folders / "gemma", source)
+    size = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": len(made)}
+    for kind, told in ((Qwen2ForCausalLM, True), (Qwen3ForCausalLM, False)):
+        caplog.clear()
+        export(kind(kind.config_class(**size, **heads)), made, tmp_path / kind.__name__)
+        assert ("builds the tokenizer of a qwen2 model anew" in caplog.text) == told

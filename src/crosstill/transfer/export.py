@@ -1,5 +1,6 @@
 """Saving a model with its tokenizer, whole or not at all, so that plain transformers reads it."""
 
+import logging
 import os
 import shutil
 import uuid
@@ -8,17 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from crosstill import hub
 from crosstill.errors import CheckpointError
+from crosstill.text.parts import TORTURE
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 
 def export(
     model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerFast",
+    tokenizer: PreTrainedTokenizerFast,
     path: str | Path,
     *,
     verify: bool = True,
@@ -68,7 +73,7 @@ def export(
     return path
 
 
-def _verify(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
+def _verify(model: "PreTrainedModel", tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Read a folder back and compare tensors and the tokenizer with those in memory."""
     found = hub.load_model(folder).state_dict()
     for name, value in model.state_dict().items():
@@ -77,6 +82,13 @@ def _verify(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", fold
     theirs = hub.load_tokenizer(folder)
     if theirs.get_vocab() != tokenizer.get_vocab():
         raise CheckpointError(f"{folder}: the tokenizer was not saved as it is in memory")
+    if type(tokenizer) is PreTrainedTokenizerFast and hub.rebuilds_tokenizer(folder, TORTURE):
+        logger.warning(
+            "transformers builds the tokenizer of a %s model anew, by rules of its own, and then "
+            "reads other ids than the model was taught: load this one with "
+            "PreTrainedTokenizerFast.from_pretrained, not with AutoTokenizer",
+            model.config.model_type,
+        )
 
 
 def _flush(path: Path) -> None:
