@@ -20,26 +20,30 @@ if TYPE_CHECKING:
     from crosstill.ensemble.run import Together
 
 
+Models = Annotated[
+    list[str], typer.Argument(help="Model folders, .gguf files or hub names; ids of the first.")
+]
+Prompts = Annotated[list[str] | None, typer.Option(help="A text to continue; repeatable.")]
+File = Annotated[
+    Path | None, typer.Option(help="Prompts to continue (.jsonl or .txt): text or messages.")
+]
+Score = Annotated[
+    Path | None, typer.Option(help="Text or rows to score: bits per byte, together and alone.")
+]
+Chat = Annotated[bool, typer.Option("--chat", help="Take --prompt as what a user says.")]
+Weights = Annotated[
+    str | None, typer.Option(help="Shares of the vote, such as 2,1,1; equal ones by default.")
+]
+Stop = Annotated[list[str] | None, typer.Option(help="A text that ends a continuation.")]
+
+
 def ensemble(
-    models: Annotated[
-        list[str],
-        typer.Argument(help="Model folders, .gguf files or hub names; the first's tokens count."),
-    ],
-    prompt: Annotated[
-        list[str] | None, typer.Option(help="A text to continue; repeatable.")
-    ] = None,
-    file: Annotated[
-        Path | None, typer.Option(help="Prompts to continue (.jsonl or .txt): text or messages.")
-    ] = None,
-    score: Annotated[
-        Path | None, typer.Option(help="Text or rows to score: bits per byte, together and alone.")
-    ] = None,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="Take --prompt as what a user says.")
-    ] = False,
-    weights: Annotated[
-        str | None, typer.Option(help="Shares of the vote, such as 2,1,1; equal ones by default.")
-    ] = None,
+    models: Models,
+    prompt: Prompts = None,
+    file: File = None,
+    score: Score = None,
+    chat: Chat = False,
+    weights: Weights = None,
     mix: Annotated[str, typer.Option(help="probabilities or log_probabilities.")] = "probabilities",
     vocabulary: Annotated[str, typer.Option(help="identical, shared or mined.")] = "identical",
     max_new_tokens: Annotated[int, typer.Option(help="Longest continuation.")] = 128,
@@ -49,7 +53,7 @@ def ensemble(
     ] = 1.0,
     top_k: Annotated[int, typer.Option(help="Keep so many tokens; 0 keeps all.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
-    stop: Annotated[list[str] | None, typer.Option(help="A text that ends a continuation.")] = None,
+    stop: Stop = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print text as it comes.")] = False,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     trust_remote_code: TrustRemoteCode = False,
