@@ -48,9 +48,7 @@ def ensemble(
     vocabulary: Annotated[str, typer.Option(help="identical, shared or mined.")] = "identical",
     max_new_tokens: Annotated[int, typer.Option(help="Longest continuation.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 takes the most likely token.")] = 0.0,
-    top_p: Annotated[
-        float, typer.Option(help="Keep the most likely tokens up to this mass.")
-    ] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens to this mass.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Keep so many tokens; 0 keeps all.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     stop: Stop = None,
@@ -68,12 +66,9 @@ def ensemble(
     shares = _numbers(weights)
 
     from crosstill.ensemble.run import load_ensemble, together
-    from crosstill.evaluation.read import read_prompts
     from crosstill.report.inspection import read_texts
 
     quiet_libraries()
-    said: list[Any] = [[{"role": "user", "content": one}] if chat else one for one in prompt or []]
-    said += read_prompts(file) if file is not None else []
     texts = read_texts(score) if score is not None else []
     found = together(
         load_ensemble(
@@ -84,7 +79,7 @@ def ensemble(
             dtype=dtype,
             trust_remote_code=trust_remote_code,
         ),
-        said,
+        _prompts(prompt or [], file, chat=chat),
         texts,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -99,6 +94,14 @@ def ensemble(
         print_json(found.plain())
     else:
         _show(found, models, streamed=stream)
+
+
+def _prompts(given: list[str], file: Path | None, *, chat: bool) -> list[Any]:
+    """The prompts of the command line, and then those of a file."""
+    from crosstill.evaluation.read import read_prompts
+
+    said: list[Any] = [[{"role": "user", "content": one}] if chat else one for one in given]
+    return said + (read_prompts(file) if file is not None else [])
 
 
 def _numbers(weights: str | None) -> list[float] | None:
