@@ -234,3 +234,16 @@ def test_a_tokenizer_with_special_tokens_that_the_model_lacks(pair):
     report = transplant(model, tokenizer, target)  # "<tool>" has no row: nothing to take
     assert report.mean >= 1
     assert model.get_input_embeddings().weight.isfinite().all()
+
+
+def test_many_special_tokens_cost_one_look_at_the_vocabulary(monkeypatch):
+    tokenizer = tiny_tokenizers.byte_level_bpe(vocab_size=420, **CHAT)
+    other = tiny_tokenizers.byte_level_bpe(
+        specials={f"extra{k}": f"<unused{k}>" for k in range(300)}
+    )
+    source, target = text_encoder(tokenizer), text_encoder(other)
+    looks = []
+    monkeypatch.setattr(type(tokenizer), "get_vocab", lambda self: looks.append(1) or {})
+    found = Source(tiny_models.llama(source.vocab_size), source, target).by_role
+    assert (found < 0).all()
+    assert len(looks) <= 1

@@ -103,9 +103,8 @@ class Source:
         """
         found = np.full(self.target.vocab_size, -1, np.int64)
         rows = len(self.tables.input)
-        for id in np.flatnonzero(self.target.bytes.special).tolist():
-            same = _same_special(self.source, self.target, id)
-            found[id] = -1 if same is None or same >= rows else same
+        for id, same in _same_specials(self.source, self.target).items():
+            found[id] = same if same < rows else -1
         return found
 
     @cached_property
@@ -249,14 +248,12 @@ def _unknown(kind: str, name: str, known: list[str]) -> str:
     return f"there is no {kind} called {name!r}; {hint}known: {', '.join(sorted(known)) or 'none'}"
 
 
-def _same_special(source: TextEncoder, target: TextEncoder, id: int) -> int | None:
-    """The source's special token of the same name, else of the same role."""
-    # the name first: one role can have several tokens
-    name = str(target.tokenizer.convert_ids_to_tokens(id))
-    same = source.tokenizer.get_vocab().get(name)
-    if same is not None and source.bytes.special[same]:
-        return same
-    theirs = source.roles
+def _same_specials(source: TextEncoder, target: TextEncoder) -> dict[int, int]:
+    """The source's special token of the same name, else of the same role, for those of the target.
+
+    A name comes first: one role can have several tokens.
+    """
+    named, theirs = _named_specials(source), source.roles
     chief = {
         "bos": theirs.bos,
         "eos": theirs.eos,
@@ -266,4 +263,14 @@ def _same_special(source: TextEncoder, target: TextEncoder, id: int) -> int | No
         "start_header": next(iter(theirs.start_header_ids), None),
         "end_header": next(iter(theirs.end_header_ids), None),
     }
-    return chief.get(target.roles.role_of(id) or "")
+    found = {
+        id: named.get(name, chief.get(target.roles.role_of(id) or ""))
+        for name, id in _named_specials(target).items()
+    }
+    return {id: same for id, same in found.items() if same is not None}
+
+
+def _named_specials(encoder: TextEncoder) -> dict[str, int]:
+    """A tokenizer's special tokens by name."""
+    ids = np.flatnonzero(encoder.bytes.special).tolist()
+    return dict(zip(encoder.tokenizer.convert_ids_to_tokens(ids), ids, strict=True))
