@@ -70,7 +70,8 @@ def make_run(folder: Path, models: Path | None = None) -> Path:
 def make_transfer(folder: Path, models: Path | None = None, **changes: Any) -> Path:
     """Write data and a transfer's recipe into a folder; the target is the teacher's tokenizer."""
     values = yaml.safe_load(make_run(folder, models).read_text())
-    values |= {"model": values.pop("student"), "to": values.pop("teacher"), **changes}
+    values |= {"model": values.pop("student"), "to": values.pop("teacher")}
+    values |= {"initial": "fvt", **changes}
     path = folder / "transfer.yaml"
     path.write_text(yaml.safe_dump(values))
     return path

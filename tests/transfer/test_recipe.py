@@ -24,7 +24,13 @@ def test_a_recipe_without_more_trains_everything_by_prefix_kl():
     assert stage.settings.objectives == {"prefix_kl": {"weight": 1.0}}
     assert rates(stage) == pytest.approx((3e-4, 1.2e-3))
     assert str(stage.settings.folder) == "out/stages/1-full"
-    assert (made.special_tokens, made.initial, made.training.loss_on) == ("keep", "fvt", "all")
+    assert (made.special_tokens, made.initial, made.training.loss_on) == ("keep", "fit", "all")
+
+
+def test_embeddings_begin_by_a_fit_where_there_are_texts_for_it():
+    assert recipe(train=None).initial == "fvt"
+    assert recipe(train=None, initial_texts="texts.txt").initial == "fit"
+    assert recipe(initial="mean").initial == "mean"
 
 
 def test_a_file_and_what_replaces_it(tmp_path):

@@ -1,7 +1,7 @@
 """`crosstill transfer`: move a model to another tokenizer, or to bytes."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from crosstill.cli.options import (
 )
 from crosstill.cli.outcome import print_outcome
 from crosstill.errors import ConfigError
+
+if TYPE_CHECKING:
+    from crosstill.transfer.recipe import TransferRecipe
 
 
 def transfer(
@@ -60,7 +63,6 @@ def transfer(
     MODEL is a model, and flags say the rest, or a recipe. Every key of a recipe is a flag as well:
     --max-steps 500 --learning-rate 1e-4 --eval-texts held_out.txt --prompts.chat prompts.jsonl
     """
-    from crosstill.transfer.recipe import load_transfer, parse_transfer
     from crosstill.transfer.run import transfer as run
 
     quiet_libraries()
@@ -72,21 +74,27 @@ def transfer(
     }
     overrides = recipe_overrides(context.args) | {k: v for k, v in named.items() if v is not None}
     overrides |= _yaml("initial", [initial] if initial else []) | _yaml("train", train or [])
-    if Path(model).suffix.lower() in (".yaml", ".yml"):
-        recipe = load_transfer(model, overrides)
-    elif "to" not in overrides:
-        raise ConfigError(
-            f"where shall {model} go? Give --to a tokenizer's folder, its tokenizer.json, a hub "
-            f"name, or bytes; or give a recipe that ends in .yaml"
-        )
-    else:
-        recipe = parse_transfer({"model": model}, overrides)
+    recipe = _recipe(model, overrides)
     summary = run(recipe, resume=resume, overwrite=overwrite, trust_remote_code=trust_remote_code)
     if as_json:
         print_json(summary)
     else:
         names = {"teacher": "the model as it was", "model": "the model"}
         print_outcome(summary, Path(recipe.output_dir), _first_rows(summary), **names)
+
+
+def _recipe(model: str, overrides: dict[str, Any]) -> "TransferRecipe":
+    """The recipe that a model or a file, and the flags, amount to."""
+    from crosstill.transfer.recipe import load_transfer, parse_transfer
+
+    if Path(model).suffix.lower() in (".yaml", ".yml"):
+        return load_transfer(model, overrides)
+    if "to" in overrides:
+        return parse_transfer({"model": model}, overrides)
+    raise ConfigError(
+        f"where shall {model} go? Give --to a tokenizer's folder, its tokenizer.json, a hub name, "
+        f"or bytes; or give a recipe that ends in .yaml"
+    )
 
 
 def _yaml(key: str, values: list[str]) -> dict[str, Any]:

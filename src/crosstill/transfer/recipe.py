@@ -34,6 +34,9 @@ from crosstill.transfer.initial import DEFAULT, parse_initialiser
 from crosstill.transfer.modes import MODES
 from crosstill.transfer.record import STAGES
 
+WITH_TEXTS = "fit"
+"""How the embeddings begin where nothing is said and there are texts to read."""
+
 EMBEDDING_FACTOR = 4.0  # new embeddings have further to go than the rest
 
 DEFAULTS: Mapping[str, Any] = {
@@ -81,7 +84,8 @@ class TransferRecipe:
         to_revision: Commit or branch of the tokenizer on the hub.
         special_tokens: "keep" the model's own special tokens and chat template, or "change" to
             those of the other tokenizer.
-        initial: How the embeddings begin: a name, or `{name: {option: value}}`.
+        initial: How the embeddings begin: a name, or `{name: {option: value}}`. Where a recipe says
+            nothing: "fit" if it has texts, "fvt" if not.
         initial_texts: Texts for initialisers that read some: a file as `train`, or a list; empty:
             the first training rows.
         mode: What a stage trains that does not say it.
@@ -212,7 +216,8 @@ def parse_transfer(
     if not problems:
         names = short_name(given["model"]), short_name(given["to"])
         given.setdefault("output_dir", "runs/" + "_to_".join(names))
-    problems += _wrong_initial(given.get("initial", DEFAULT))
+    has_texts = given.get("train") is not None or bool(given.get("initial_texts"))
+    problems += _wrong_initial(given.setdefault("initial", WITH_TEXTS if has_texts else DEFAULT))
     output_dir = str(given.get("output_dir"))
     shared, stages = given.pop("training", {}), given.pop("stages", [{}])
     if not isinstance(shared, Mapping) or not isinstance(stages, list):

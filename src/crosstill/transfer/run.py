@@ -3,12 +3,13 @@
 import gc
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedModel
@@ -30,7 +31,7 @@ from crosstill.training.running import (
     show_alignment,
     train_to_end,
 )
-from crosstill.training.texts import read_texts, row_text
+from crosstill.training.texts import read_texts
 from crosstill.training.trainer import DistillTrainer
 from crosstill.transfer.card import model_card
 from crosstill.transfer.embeddings import transplant
@@ -130,11 +131,12 @@ class _Run:
         modes = [stage.train for stage in self.recipe.stages]
         return all(shares_body(mode) for mode in modes) and "lora" not in modes[:-1]
 
-    def _initial_texts(self) -> list[str]:
+    def _initial_texts(self) -> Sequence[str | Mapping[str, Any]]:
+        """The texts that an initialiser may read, or the first rows as they will be trained on."""
         if self.recipe.initial_texts or self.data is None:
             return read_texts(self.recipe.initial_texts)
-        rows = cast(Iterable[Any], self.data.dataset)  # mistyped upstream
-        return [row_text(row) for row in islice(rows, INITIAL_ROWS)]
+        rows = cast(Iterable[Mapping[str, Any]], self.data.dataset)  # mistyped upstream
+        return list(islice(rows, INITIAL_ROWS))
 
     # --- beginning ------------------------------------------------------------------------------
 
@@ -165,9 +167,17 @@ class _Run:
 
     def _initialise(self, model: PreTrainedModel) -> None:
         recipe, started = self.recipe, time.monotonic()
-        tokenizers = self.source.tokenizer, self.target.tokenizer
-        seed = recipe.training.seed
-        report = transplant(model, *tokenizers, initial=recipe.initial, texts=self.texts, seed=seed)
+        settings = recipe.training
+        model.to(settings.device)  # type: ignore[arg-type]
+        with torch.autocast(settings.device.type, torch.bfloat16, enabled=settings.bf16):
+            report = transplant(
+                model,
+                self.source.tokenizer,
+                self.target.tokenizer,
+                initial=recipe.initial,
+                texts=self.texts,
+                seed=settings.seed,
+            )
         logger.info("first embeddings for %s: %s", recipe.to, report)
         self.student = model
         facts = {"report": asdict(report), "seconds": round(time.monotonic() - started, 3)}

@@ -225,7 +225,9 @@ def _head(model: PreTrainedModel) -> HeadSplit:
     split = split_head(model)
     if isinstance(split, HeadSplit):
         return split
-    raise ConfigError(f"the initialiser fit needs a head that stands apart, but {split}")
+    raise ConfigError(
+        f"the initialiser fit needs a head that stands apart, but {split}. Set initial: fvt"
+    )
 
 
 def _row(text: str | Mapping[str, Any]) -> Mapping[str, Any]:
