@@ -147,7 +147,8 @@ class _Run:
         source.to(settings.device)  # type: ignore[arg-type]
         self.examiner.ask(source, self.source)
         if self.shares and self.stages_left():
-            self.teacher = self_teacher(source, self.source, ["embeddings"])
+            fast = torch.bfloat16 if settings.bf16 else None
+            self.teacher = self_teacher(source, self.source, ["embeddings"], autocast=fast)
         elif self.stages_left():
             self.teacher = LocalTeacher(source, self.source)
         if self.is_main and not self.record.entries:
