@@ -170,7 +170,7 @@ class _Run:
         recipe, started = self.recipe, time.monotonic()
         settings = recipe.training
         model.to(settings.device)  # type: ignore[arg-type]
-        with torch.autocast(settings.device.type, torch.bfloat16, enabled=settings.bf16):
+        with torch.autocast(settings.device.type, torch.bfloat16, enabled=bool(settings.bf16)):
             report = transplant(
                 model,
                 self.source.tokenizer,
