@@ -73,8 +73,8 @@ RUNS: dict[str, Run] = {
         f"alm-temperature-{value}": replace(DEFAULT, objectives=_alm(temperature=float(value)))
         for value in (1, 5, 100)
     },
-    "alm-merged": replace(DEFAULT, objectives=_alm(merge_threshold=0.1)),
-    "alm-no-boundary": replace(DEFAULT, objectives=_alm(boundary=False)),
+    "alm-unmerged": replace(DEFAULT, objectives=_alm(merge_threshold=0.0)),
+    "alm-biased": replace(DEFAULT, objectives=_alm(debias=False)),
     # the text
     "default-real": replace(DEFAULT, text="real"),
     "sft-real": replace(DEFAULT, text="real", objectives={"sft": {}}),

@@ -1,22 +1,17 @@
 """Cumulative sums of rows in a given order, in float64, without a copy of the rows in it."""
 
 import importlib
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
 import numpy as np
+
+from crosstill.kernels.sharing import can_import, share_rows
 
 COMPILED = "crosstill.kernels.ordered_sum_compiled"
 
 
-@lru_cache(maxsize=1)
 def available() -> bool:
     """Whether `ordered_sum` can run: numba is there for this Python version and platform."""
-    try:
-        importlib.import_module(COMPILED)
-    except ImportError:
-        return False
-    return True
+    return can_import(COMPILED)
 
 
 def ordered_sum(rows: np.ndarray, order: np.ndarray, threads: int = 1) -> np.ndarray:
@@ -40,13 +35,5 @@ def ordered_sum(rows: np.ndarray, order: np.ndarray, threads: int = 1) -> np.nda
     """
     compiled = importlib.import_module(COMPILED)
     out = np.empty((len(rows), len(order) + 1), np.float64)
-    share = -(-len(rows) // max(threads, 1)) or 1
-    jobs = [slice(start, start + share) for start in range(0, len(rows), share)]
-    if len(jobs) < 2:
-        for job in jobs:
-            compiled.ordered_sum(rows[job], order, out[job])
-    else:
-        # A pool for each call: one that outlived a fork would wait for threads that are gone.
-        with ThreadPoolExecutor(len(jobs)) as pool:
-            list(pool.map(lambda job: compiled.ordered_sum(rows[job], order, out[job]), jobs))
+    share_rows(lambda job: compiled.ordered_sum(rows[job], order, out[job]), len(rows), threads)
     return out

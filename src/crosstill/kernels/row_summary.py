@@ -6,22 +6,17 @@ in the blocks whose largest entry is large enough.
 """
 
 import importlib
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
 import numpy as np
+
+from crosstill.kernels.sharing import can_import, share_rows
 
 COMPILED = "crosstill.kernels.row_summary_compiled"
 
 
-@lru_cache(maxsize=1)
 def available() -> bool:
     """Whether `row_summary` can run: numba is there for this Python version and platform."""
-    try:
-        importlib.import_module(COMPILED)
-    except ImportError:
-        return False
-    return True
+    return can_import(COMPILED)
 
 
 def row_summary(logits: np.ndarray, k: int, threads: int = 1) -> tuple:
@@ -51,17 +46,9 @@ def row_summary(logits: np.ndarray, k: int, threads: int = 1) -> tuple:
     count = len(logits)
     ids = np.empty((count, min(k, logits.shape[1])), np.int64)
     norm, entropy = np.empty(count), np.empty(count)
-    share = -(-count // max(threads, 1)) or 1
-    jobs = [slice(start, start + share) for start in range(0, count, share)]
 
     def run(rows: slice) -> None:
         compiled.rows(logits[rows], ids[rows], norm[rows], entropy[rows])
 
-    if len(jobs) < 2:
-        for job in jobs:
-            run(job)
-    else:
-        # A pool for each call: one that outlived a fork would wait for threads that are gone.
-        with ThreadPoolExecutor(len(jobs)) as pool:
-            list(pool.map(run, jobs))
+    share_rows(run, count, threads)
     return ids, norm, entropy

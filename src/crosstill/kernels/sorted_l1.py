@@ -10,22 +10,17 @@ sides, where they meet zeros or what the longer side has.
 """
 
 import importlib
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
 import numpy as np
+
+from crosstill.kernels.sharing import can_import, share_rows
 
 COMPILED = "crosstill.kernels.sorted_l1_compiled"
 
 
-@lru_cache(maxsize=1)
 def available() -> bool:
     """Whether `sorted_l1` can run: numba is there for this Python version and platform."""
-    try:
-        importlib.import_module(COMPILED)
-    except ImportError:
-        return False
-    return True
+    return can_import(COMPILED)
 
 
 def sorted_l1(student: np.ndarray, teacher: np.ndarray, threads: int = 1) -> tuple:
@@ -54,17 +49,9 @@ def sorted_l1(student: np.ndarray, teacher: np.ndarray, threads: int = 1) -> tup
     compiled = importlib.import_module(COMPILED)
     value = np.empty(len(student), np.float64)
     slope = np.empty_like(student)
-    share = -(-len(student) // max(threads, 1)) or 1
-    jobs = [slice(start, start + share) for start in range(0, len(student), share)]
 
     def run(rows: slice) -> None:
         compiled.rows(student[rows], teacher[rows], value[rows], slope[rows])
 
-    if len(jobs) < 2:
-        for job in jobs:
-            run(job)
-    else:
-        # A pool for each call: one that outlived a fork would wait for threads that are gone.
-        with ThreadPoolExecutor(len(jobs)) as pool:
-            list(pool.map(run, jobs))
+    share_rows(run, len(student), threads)
     return value, slope
