@@ -67,6 +67,17 @@ def test_split_equals_plain(name):
     )
 
 
+def test_a_frozen_head_is_not_copied_for_each_sequence():
+    """A strided slice makes torch expand a matrix that needs no gradient: 16 % of a step."""
+    model = tiny("llama").requires_grad_(False)
+    split = split_head(model)
+    entered = []
+    model.lm_head.register_forward_hook(lambda _module, args, _out: entered.append(args[0]))
+    split.hidden(model, **inputs())
+    assert entered[0].shape == (2, 1, 16)
+    assert entered[0].is_contiguous()
+
+
 def test_softcap_and_scales_are_read():
     assert split_head(tiny("gemma2")).softcap == 0.05
     assert split_head(tiny("cohere")).logit_scale == 0.25

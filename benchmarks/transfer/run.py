@@ -20,13 +20,14 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from inputs import Inputs, divergence, fast_bfloat16, real_bits
+from inputs import Inputs, divergence, fast_bfloat16, quick_divergence, real_bits
 from runs import RUNS, Run
 from transformers import PreTrainedModel, TrainerCallback
 
 from crosstill import DistillConfig, DistillTrainer
 from crosstill.cli.options import quiet_libraries
 from crosstill.text.encode import text_encoder
+from crosstill.transfer.export import export
 
 POINTS = 4
 """Of each curve, beside its beginning."""
@@ -37,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("runs", nargs="+", help=f"of: {' '.join(RUNS)}; or all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--keep", action="store_true", help="export the models to OUT/models")
     parser.add_argument("--out", type=Path, default=Path("runs/transfer"))
     arguments = parser.parse_args()
     quiet_libraries()
@@ -49,22 +51,26 @@ def main() -> None:
         for name in names:
             path = arguments.out / "results" / f"{name}-{seed}.json"
             if not path.exists():
-                found = perform(RUNS[name], seed, inputs, arguments.out / "trainer" / path.stem)
+                keep = arguments.out / "models" / path.stem if arguments.keep else None
+                folder = arguments.out / "trainer" / path.stem
+                found = perform(RUNS[name], seed, inputs, folder, keep)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(found, indent=1))
             print(line(path), flush=True)
 
 
-def perform(run: Run, seed: int, inputs: Inputs, folder: Path) -> dict[str, Any]:
-    """Make the start, train, and measure."""
+def perform(
+    run: Run, seed: int, inputs: Inputs, folder: Path, keep: Path | None
+) -> dict[str, Any]:
+    """Make the start, train, measure, and keep the model if asked to."""
     model, made = inputs.start(run.target, run.initial, run.text)
     tokenizer, samples = inputs.target(run.target), inputs.samples()
-    before = divergence(model, tokenizer, samples)
+    before = inputs.start_divergence(run.target, run.initial, run.text)
     facts = {"run": asdict(run), "seed": seed, "start": made, "divergence_before": before}
     curve = [{"tokens": 0, "seconds": 0.0, **before}]
     if run.objectives:
         trainer = make_trainer(run, seed, model, inputs, folder)
-        clock = Curve(trainer, run.tokens, lambda m: divergence(m, tokenizer, samples), curve)
+        clock = Curve(trainer, run.tokens, lambda m: quick_divergence(m, tokenizer, samples), curve)
         trainer.add_callback(clock)
         started = time.monotonic()
         trainer.train()
@@ -73,30 +79,20 @@ def perform(run: Run, seed: int, inputs: Inputs, folder: Path) -> dict[str, Any]
         facts["steps"] = trainer.state.global_step
         facts["student_tokens"] = trainer.progress()["student_tokens"]
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        curve[-1].update(divergence(model, tokenizer, samples))
+        if keep:
+            export(model.float(), tokenizer, keep, verify=False)
     after = curve[-1]
-    closed = 1.0 - after["mean"] / curve[0]["mean"]
-    fvt = inputs.start(run.target, "fvt", run.text)[0]
-    facts["divergence_fvt"] = (
-        before if run.initial == "fvt" else divergence(fvt, tokenizer, samples)
-    )
+    averages = inputs.start_divergence(run.target, "fvt", run.text)
     return {
         **facts,
         "curve": curve,
         "divergence": {k: v for k, v in after.items() if k not in ("tokens", "seconds")},
-        "closed_from_start": closed,
-        "closed_from_fvt": 1.0 - after["mean"] / facts["divergence_fvt"]["mean"],
+        "divergence_fvt": averages,
+        "closed_from_start": 1.0 - after["mean"] / before["mean"],
+        "closed_from_fvt": 1.0 - after["mean"] / averages["mean"],
         "bits_per_byte": real_bits(model, tokenizer),
     }
-
-
-def averaged(run: Run, inputs: Inputs) -> dict[str, float]:
-    """The divergence of the start from averages, to which all runs of a target are compared."""
-    path = inputs.folder / "starts" / f"{run.target}-fvt-measured.json"
-    if not path.exists():
-        model, _ = inputs.start(run.target, "fvt", run.text)
-        found = divergence(model, inputs.target(run.target), inputs.samples())
-        path.write_text(json.dumps(found, indent=1))
-    return json.loads(path.read_text())
 
 
 class Curve(TrainerCallback):

@@ -164,7 +164,8 @@ def _taken_before(head: nn.Linear) -> Iterator[list[Tensor]]:
 
     def take(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         taken.append(args[0])
-        return (args[0][:, -1:], *args[1:])
+        # Contiguous, or torch multiplies with a copy of the frozen matrix for every sequence.
+        return (args[0][:, -1:].contiguous(), *args[1:])
 
     handle = head.register_forward_pre_hook(take)
     try:
