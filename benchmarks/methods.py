@@ -78,14 +78,17 @@ class Inputs:
     samples: Samples
     blocks: int | None = None
 
-    def student(self) -> PreTrainedModel:
-        """A new student, as it starts."""
+    def student(self, rows: list[str] | None = None) -> PreTrainedModel:
+        """A new student, as it starts: its embeddings from averages, or fitted to rows."""
         model = load_model(self.teacher, dtype="float32")
-        if self.blocks is None:
-            transplant(model, self.teacher_tokenizer, self.tokenizer)
-        else:
+        if self.blocks is not None:
             model.model.layers = model.model.layers[: self.blocks]
             model.config.num_hidden_layers = self.blocks
+        elif rows is None:
+            transplant(model, self.teacher_tokenizer, self.tokenizer)
+        else:
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+                transplant(model, self.teacher_tokenizer, self.tokenizer, initial="fit", texts=rows)
         return model
 
 
@@ -101,6 +104,9 @@ def main() -> None:
     parser.add_argument("--options", type=json.loads, default={}, help="JSON: {method: {option}}")
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--embedding-rate", type=float, help="of the embeddings; the same if unset")
+    parser.add_argument(
+        "--fit", action="store_true", help="fit the new embeddings to the rows that are trained on"
+    )
     parser.add_argument("--quick", action="store_true", help="measure on fewer texts")
     parser.add_argument("--same-vocabulary", action="store_true", help="for methods that need it")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
@@ -114,6 +120,7 @@ def main() -> None:
     if same:
         inputs = replace(inputs, tokenizer=inputs.teacher_tokenizer, blocks=SAME_BLOCKS)
     kind = ("-quick" if arguments.quick else "") + ("-same" if same else "")
+    fitted = "-fit" if arguments.fit else ""
     start = once(arguments.out / f"start{kind}.json", lambda: look(inputs.student(), inputs))
     teacher = once(arguments.out / f"teacher{kind}.json", lambda: teacher_bits(inputs))
     start["teacher_bits_per_byte"] = teacher["bits_per_byte"]
@@ -121,7 +128,7 @@ def main() -> None:
         for name in names:
             rate = arguments.embedding_rate or arguments.learning_rate
             of = f"{arguments.rows}-{arguments.rows_per_step}-{arguments.learning_rate:g}-{rate:g}"
-            file = f"{name}-{of}-{seed}{'-same' if same else ''}.json"
+            file = f"{name}-{of}-{seed}{'-same' if same else ''}{fitted}.json"
             run = once(arguments.out / file, lambda n=name, s=seed: train(n, s, inputs, arguments))
             print(line(run, start), flush=True)
 
@@ -196,10 +203,11 @@ def train(name: str, seed: int, inputs: Inputs, arguments: argparse.Namespace) -
     """Train a new student by one method, and measure it."""
     rows = list(inputs.rows)
     random.Random(seed).shuffle(rows)
+    rows = rows[: arguments.rows]
     objectives = {one: dict(arguments.options.get(one, {})) for one in name.split("+")}
     fast, at_a_time = fast_bfloat16(), min(4, arguments.rows_per_step)
     trainer = DistillTrainer(
-        inputs.student(),
+        inputs.student(rows if arguments.fit else None),
         load_model(inputs.teacher, dtype="bfloat16" if fast else "float32"),
         DistillConfig(
             output_dir=str(arguments.out / "trainer" / f"{name}-{arguments.rows}-{seed}"),
@@ -222,7 +230,7 @@ def train(name: str, seed: int, inputs: Inputs, arguments: argparse.Namespace) -
             report_to="none",
             seed=seed,
         ),
-        train_dataset=Dataset.from_dict({"text": rows[: arguments.rows]}),
+        train_dataset=Dataset.from_dict({"text": rows}),
         processing_class=inputs.tokenizer,
         teacher_processing_class=inputs.teacher_tokenizer,
     )
@@ -234,6 +242,7 @@ def train(name: str, seed: int, inputs: Inputs, arguments: argparse.Namespace) -
     return {
         "method": name,
         "options": arguments.options,
+        "fit": arguments.fit,
         "seed": seed,
         "learning_rate": arguments.learning_rate,
         "embedding_rate": arguments.embedding_rate,

@@ -59,9 +59,7 @@ def main() -> None:
             print(line(path), flush=True)
 
 
-def perform(
-    run: Run, seed: int, inputs: Inputs, folder: Path, keep: Path | None
-) -> dict[str, Any]:
+def perform(run: Run, seed: int, inputs: Inputs, folder: Path, keep: Path | None) -> dict[str, Any]:
     """Make the start, train, measure, and keep the model if asked to."""
     model, made = inputs.start(run.target, run.initial, run.text)
     tokenizer, samples = inputs.target(run.target), inputs.samples()
