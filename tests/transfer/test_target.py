@@ -2,6 +2,7 @@
 
 import json
 import logging
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -18,6 +19,7 @@ from crosstill.errors import ConfigError, TokenizerError
 from crosstill.hub import load_tokenizer, rebuilds_tokenizer
 from crosstill.text.encode import text_encoder
 from crosstill.text.parts import TORTURE
+from crosstill.transfer.card import LOADING
 from crosstill.transfer.export import export
 from crosstill.transfer.target import target_tokenizer
 from odd_text import ODD, odd_texts
@@ -288,3 +290,7 @@ def test_an_export_that_transformers_misreads_is_told(folders, source, tmp_path,
         caplog.clear()
         export(kind(kind.config_class(**size, **heads)), made, tmp_path / kind.__name__)
         assert ("builds the tokenizer of a qwen2 model anew" in caplog.text) == told
+        code = LOADING.split("```python\n")[1].split("```")[0]
+        names: dict[str, Any] = {}
+        exec(code.replace("path/to/this/folder", str(tmp_path / kind.__name__)), names)  # noqa: S102
+        assert all(names["tokenizer"].encode(text) == made.encode(text) for text in TEXTS)

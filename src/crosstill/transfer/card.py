@@ -30,13 +30,14 @@ def model_card(summary: Mapping[str, Any]) -> str:
 LOADING = """## How to load
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+tokenizer = PreTrainedTokenizerFast.from_pretrained("path/to/this/folder")
 ```
 
-No code beyond transformers is needed."""
+No code beyond transformers is needed. (`AutoTokenizer` loads the same tokenizer for most models;
+for some families, Qwen 2 among them, it builds one by their own rules and reads other ids.)"""
 
 LIMITS = """## Limits
 
