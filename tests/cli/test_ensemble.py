@@ -5,6 +5,7 @@ import json
 import pytest
 
 from crosstill import bits_per_byte
+from crosstill.ensemble.bytes import ByteEnsemble
 from crosstill.hub import load_model, load_tokenizer
 from tiny_ensembles import model, other_tokenizer, pivot_tokenizer
 from tiny_run import crosstill
@@ -49,7 +50,29 @@ def test_one_model_alone_is_that_model(folders, tmp_path):
     assert found["bits_per_byte"] == pytest.approx(found["members"][0], rel=1e-6)
 
 
-@pytest.mark.parametrize("vocabulary", ["shared", "mined"])
+def test_models_of_any_tokenizers_vote_on_bytes(folders, tmp_path):
+    texts = tmp_path / "held_out.txt"
+    texts.write_text("Some text.")
+    pair = folders / "one", folders / "other"
+    outcome = crosstill(
+        "ensemble", *pair, "--vocabulary", "bytes", "--score", texts, "--prompt", "The cat",
+        "--max-new-tokens", 3, "--weights", "2,1", "--json",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    found = json.loads(outcome.out)
+    both = ByteEnsemble(
+        [load_model(one) for one in pair], [load_tokenizer(one) for one in pair], weights=[2, 1]
+    )
+    assert found["bits_per_byte"] == pytest.approx(both.score([texts.read_text()]).bits_per_byte)
+    assert found["written"][0]["text"] == both.write("The cat", max_new_bytes=3)
+    alone = [
+        ByteEnsemble([load_model(one)], [load_tokenizer(one)]).score([texts.read_text()])
+        for one in pair
+    ]
+    assert found["members"] == pytest.approx([one.bits_per_byte for one in alone])
+
+
+@pytest.mark.parametrize("vocabulary", ["shared", "mined", "bytes"])
 def test_a_stream_says_what_is_written(folders, vocabulary):
     args = ("ensemble", folders / "one", folders / "other", "--vocabulary", vocabulary,
             "--prompt", "Where?", "--chat", "--max-new-tokens", 8)  # fmt: skip
@@ -67,9 +90,10 @@ def test_a_stream_says_what_is_written(folders, vocabulary):
         (("--prompt", "a", "--weights", "1"), ("one weight for each of 2 models",)),
         (("--prompt", "a", "--weights", "1,-1"), ("at least 0",)),
         (("--prompt", "a", "--mix", "max"), ("expected a mix", "log_probabilities")),
-        (("--prompt", "a", "--vocabulary", "all"), ("expected a vocabulary", "shared")),
+        (("--prompt", "a", "--vocabulary", "all"), ("expected a vocabulary", "shared", "bytes")),
         (("--prompt", "a"), ("ids differ", "crosstill transfer", "'shared'")),
         (("--prompt", "a", "--vocabulary", "shared", "--top-p", "0"), ("top_p",)),
+        (("--prompt", "a", "--vocabulary", "bytes", "--top-k", "3"), ("bytes knows no top_k",)),
         (("--prompt", "a", "--stream", "--json"), ("--stream and --json",)),
     ],
 )

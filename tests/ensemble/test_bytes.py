@@ -169,3 +169,16 @@ def test_a_byte_that_only_a_dropped_tokenization_can_write_is_still_scored():
     coarse = ByteEnsemble([one], [tokenizer], threshold=0.3)
     text = "zqxj 東 zz"
     assert coarse.score([text]).nats[0] == pytest.approx(exact.score([text]).nats[0], rel=0.15)
+
+
+def test_each_model_is_scored_in_the_same_pass():
+    tokenizers = [pivot_tokenizer(), other_tokenizer(), pivot_tokenizer()]
+    models = [model(tokenizer, seed) for seed, tokenizer in enumerate(tokenizers)]
+    ensemble = ByteEnsemble(models, tokenizers, weights=[1, 2, 0])
+    texts = ["The cat", "東"]
+    together, each = ensemble.score_each(texts)
+    np.testing.assert_allclose(together.nats, ensemble.score(texts).nats)
+    for one, tokenizer, found in zip(models, tokenizers, each, strict=True):
+        alone = ByteEnsemble([one], [tokenizer]).score(texts)
+        np.testing.assert_allclose(found.nats, alone.nats)
+        np.testing.assert_array_equal(found.bytes, alone.bytes)

@@ -34,6 +34,9 @@ Chat = Annotated[bool, typer.Option("--chat", help="Take --prompt as what a user
 Weights = Annotated[
     str | None, typer.Option(help="Shares of the vote, such as 2,1,1; equal ones by default.")
 ]
+Vocabulary = Annotated[
+    str, typer.Option(help="What is voted on: identical, shared or mined tokens, or bytes.")
+]
 Stop = Annotated[list[str] | None, typer.Option(help="A text that ends a continuation.")]
 
 
@@ -45,8 +48,8 @@ def ensemble(
     chat: Chat = False,
     weights: Weights = None,
     mix: Annotated[str, typer.Option(help="probabilities or log_probabilities.")] = "probabilities",
-    vocabulary: Annotated[str, typer.Option(help="identical, shared or mined.")] = "identical",
-    max_new_tokens: Annotated[int, typer.Option(help="Longest continuation.")] = 128,
+    vocabulary: Vocabulary = "identical",
+    max_new_tokens: Annotated[int, typer.Option(help="Longest continuation; or bytes.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 takes the most likely token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens to this mass.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Keep so many tokens; 0 keeps all.")] = 0,
@@ -87,7 +90,6 @@ def ensemble(
         top_k=top_k,
         seed=seed,
         stop=stop or (),
-        batch_size=1 if stream else 8,
         on_text=_print_piece if stream else None,
     )
     if as_json:
@@ -114,7 +116,7 @@ def _numbers(weights: str | None) -> list[float] | None:
         raise ConfigError(f"--weights: expected numbers such as 2,1,1, got {weights!r}") from error
 
 
-def _print_piece(_row: int, text: str) -> None:
+def _print_piece(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from crosstill.ensemble.byte_states import END, ByteStates, byte_tree
@@ -20,6 +21,8 @@ from crosstill.evaluation.bits_per_byte import Scores
 from crosstill.evaluation.prompts import Prompt, read
 from crosstill.pair import known_ids
 from crosstill.text.encode import TextEncoder, text_encoder
+
+_QUIET_SECONDS = 3  # before signs of progress
 
 THRESHOLD = 1e-3
 """Share of the mass below which a tokenization is dropped, unless told otherwise."""
@@ -71,8 +74,7 @@ class ByteEnsemble:
         self._threshold = threshold
         self._voices = [
             _Voice(model, text_encoder(tokenizer))
-            for model, tokenizer, weight in zip(models, tokenizers, self.weights, strict=True)
-            if weight
+            for model, tokenizer in zip(models, tokenizers, strict=True)
         ]
 
     def score(self, texts: Sequence[str]) -> Scores:
@@ -84,17 +86,36 @@ class ByteEnsemble:
         Raises:
             DataError: a model cannot write a text.
         """
-        nats, sizes, steps = [], [], []
-        for text in texts:
-            states = [voice.begin("", text, self._threshold) for voice in self._voices]
-            total = 0.0
-            for byte in text.encode():
-                total -= self._read(states, byte)
-            nats.append(total)
-            sizes.append(len(text.encode()))
-            steps.append(states)
-        self._count(steps, sum(sizes))
-        return Scores(np.array(nats), np.array(sizes, dtype=np.int64))
+        return self._scores(texts, [place for place, weight in enumerate(self.weights) if weight])[
+            0
+        ]
+
+    def score_each(self, texts: Sequence[str]) -> tuple[Scores, tuple[Scores, ...]]:
+        """Compute the scores of all together, and in the same pass those of each model alone.
+
+        Models with weight 0 are run as well.
+
+        Raises:
+            DataError: a model cannot write a text.
+        """
+        together, *each = self._scores(texts, range(len(self.weights)))
+        return together, tuple(each)
+
+    def _scores(self, texts: Sequence[str], places: Sequence[int]) -> list[Scores]:
+        """Of all together, and of the models at `places`, which hold all that have a weight."""
+        voices = [self._voices[place] for place in places]
+        votes = [row for row, place in enumerate(places) if self.weights[place]]
+        sizes = np.array([len(text.encode()) for text in texts], dtype=np.int64)
+        nats, steps = np.zeros((1 + len(places), len(texts))), []
+        with tqdm(total=int(sizes.sum()), unit="byte", delay=_QUIET_SECONDS, desc="scoring") as bar:
+            for column, text in enumerate(texts):
+                states = [voice.begin("", text, self._threshold) for voice in voices]
+                for byte in text.encode():
+                    nats[:, column] -= self._read(states, votes, byte)
+                    bar.update()
+                steps.append(states)
+        self._count(steps, int(sizes.sum()))
+        return [Scores(row, sizes) for row in nats]
 
     def write(
         self,
@@ -119,7 +140,8 @@ class ByteEnsemble:
         Raises:
             ConfigError: messages, but a model has no chat template; or nothing to begin with.
         """
-        states = [voice.begin(prompt, "", self._threshold) for voice in self._voices]
+        voices = [one for one, weight in zip(self._voices, self.weights, strict=True) if weight]
+        states = [voice.begin(prompt, "", self._threshold) for voice in voices]
         said, draws = bytearray(), np.random.default_rng(seed)
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         while len(said) < max_new_bytes:
@@ -136,12 +158,13 @@ class ByteEnsemble:
         self._count([states], len(said))
         return said.decode(errors="replace")
 
-    def _read(self, states: Sequence[ByteStates], byte: int) -> float:
-        """Append a byte for all models; its mixed log-probability."""
+    def _read(self, states: Sequence[ByteStates], votes: Sequence[int], byte: int) -> np.ndarray:
+        """Append a byte for all models; its log-probability mixed among `votes`, and by each."""
         rows = [state.logprobs() for state in states]
         for row, state in zip(rows, states, strict=True):
             row[byte] = state.advance(byte)
-        return float(self._mixed(rows)[byte])
+        mixed = self._mixed([rows[vote] for vote in votes])
+        return np.array([mixed[byte], *(row[byte] for row in rows)])
 
     def _mixed(self, logprobs: Sequence[np.ndarray]) -> np.ndarray:
         rows = [torch.from_numpy(row) for row in logprobs]

@@ -114,8 +114,12 @@ def common_vocabulary(
     return CommonVocabulary(kind, writable, ends, ends[0] if ends else None, tuple(members))
 
 
-def checked_vocabulary(kind: str) -> Vocabulary:
+def checked_vocabulary(kind: str, *, also: Sequence[str] = ()) -> Vocabulary:
     """The vocabulary of this name.
+
+    Args:
+        kind: its name.
+        also: names that the caller knows beside these, for the error.
 
     Raises:
         ConfigError: there is none.
@@ -123,7 +127,9 @@ def checked_vocabulary(kind: str) -> Vocabulary:
     for known in VOCABULARIES:
         if kind == known:
             return known
-    raise ConfigError(f"expected a vocabulary out of {', '.join(VOCABULARIES)}, got {kind!r}")
+    raise ConfigError(
+        f"expected a vocabulary out of {', '.join([*VOCABULARIES, *also])}, got {kind!r}"
+    )
 
 
 def same_tokens(one: TextEncoder, other: TextEncoder) -> bool:
