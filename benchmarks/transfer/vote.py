@@ -28,9 +28,6 @@ from crosstill.text.encode import text_encoder
 
 Member = tuple[Any, Any]
 KINDS = ("gsm8k", "addresses")
-CHARACTERS = 400
-"""Of a text, at most: a vote on bytes makes one forward pass after another."""
-
 DRAWS = 2000
 """Of texts with replacement, for the standard error of a difference."""
 
@@ -39,7 +36,14 @@ def main() -> None:
     """Score, keep and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("students", nargs="+", help="of OUT/models, one vocabulary")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--texts", type=int, default=16, help="of each kind")
+    parser.add_argument(
+        "--characters",
+        type=int,
+        default=400,
+        help="of a text, at most: a vote on bytes makes one forward pass after another",
+    )
     parser.add_argument(
         "--vocabularies", nargs="+", default=["bytes", "shared", "mined"], help="with the original"
     )
@@ -51,12 +55,13 @@ def main() -> None:
     names = ["original", *arguments.students]
     members: list[Member] = [(inputs.model(), inputs.tokenizer)]
     members += [(load_model(one, dtype="float32"), load_tokenizer(one)) for one in folders]
-    texts = held_out_texts()
+    cut = {
+        kind: [text[: arguments.characters] for text in held_out_texts()[kind][: arguments.texts]]
+        for kind in arguments.kinds
+    }
     found = {
-        kind: looked_at(
-            names, members, [t[:CHARACTERS] for t in texts[kind][: arguments.texts]], arguments
-        )
-        for kind in KINDS
+        kind: looked_at(names, members, texts, arguments.vocabularies)
+        for kind, texts in cut.items()
     }
     path = arguments.out / "results" / "votes" / f"{'+'.join(arguments.students)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +73,10 @@ def main() -> None:
 
 
 def looked_at(
-    names: Sequence[str], members: Sequence[Member], texts: Sequence[str], arguments: Any
+    names: Sequence[str],
+    members: Sequence[Member],
+    texts: Sequence[str],
+    vocabularies: Sequence[str],
 ) -> dict[str, Any]:
     """All scores of some texts, each against the best single model in its own tokens."""
     alone = {
@@ -90,7 +98,7 @@ def looked_at(
         votes["students, identical"] = timed(
             "students, identical", lambda: Ensemble(*zip(*students, strict=True)).score(texts)
         )
-    for kind in arguments.vocabularies:
+    for kind in vocabularies:
         label = f"all, {kind}"
         if kind == "bytes":
             by_bytes = ByteEnsemble(*zip(*members, strict=True))
