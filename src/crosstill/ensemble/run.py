@@ -102,8 +102,10 @@ def together(
     Raises:
         ConfigError: an option that a vote on bytes does not know.
     """
-    parts = _by_bytes if isinstance(ensemble, ByteEnsemble) else _by_tokens
-    written, score, members = parts(ensemble, prompts, texts, on_text, options)
+    if isinstance(ensemble, ByteEnsemble):
+        written, score, members = _by_bytes(ensemble, prompts, texts, on_text, options)
+    else:
+        written, score, members = _by_tokens(ensemble, prompts, texts, on_text, options)
     return Together(
         tuple(Written(*one) for one in zip(prompts, written, strict=True)),
         score,
