@@ -40,6 +40,7 @@ from demo_parts import prose as prose_part
 from demo_parts import teacher as teacher_part
 from demo_parts.student import train_tokenizer
 from demo_parts.writing import let_teacher_write, openings, write_rows
+from settings import training
 
 from crosstill import DistillConfig, DistillTrainer
 from crosstill.cli.options import quiet_libraries
@@ -205,30 +206,20 @@ def train(name: str, seed: int, inputs: Inputs, arguments: argparse.Namespace) -
     random.Random(seed).shuffle(rows)
     rows = rows[: arguments.rows]
     objectives = {one: dict(arguments.options.get(one, {})) for one in name.split("+")}
-    fast, at_a_time = fast_bfloat16(), min(4, arguments.rows_per_step)
     trainer = DistillTrainer(
         inputs.student(rows if arguments.fit else None),
-        load_model(inputs.teacher, dtype="bfloat16" if fast else "float32"),
+        load_model(inputs.teacher, dtype="bfloat16" if fast_bfloat16() else "float32"),
         DistillConfig(
             output_dir=str(arguments.out / "trainer" / f"{name}-{arguments.rows}-{seed}"),
             objectives=copy.deepcopy(objectives),
-            loss_on="all",
-            max_length=192,
-            pad_to_multiple_of=32,
             num_train_epochs=1,
-            per_device_train_batch_size=at_a_time,
-            gradient_accumulation_steps=arguments.rows_per_step // at_a_time,
-            learning_rate=arguments.learning_rate,
-            embedding_learning_rate=arguments.embedding_rate,
-            lr_scheduler_type="linear",
-            warmup_steps=0.1,
-            adam_beta2=0.95,
-            bf16=fast,
-            use_cpu=True,
-            disable_tqdm=True,
-            save_strategy="no",
-            report_to="none",
-            seed=seed,
+            **training(
+                rows_per_step=arguments.rows_per_step,
+                max_length=192,
+                learning_rate=arguments.learning_rate,
+                embedding_rate=arguments.embedding_rate,
+                seed=seed,
+            ),
         ),
         train_dataset=Dataset.from_dict({"text": rows}),
         processing_class=inputs.tokenizer,

@@ -68,7 +68,7 @@ def test_split_equals_plain(name):
 
 
 def test_a_frozen_head_is_not_copied_for_each_sequence():
-    """A strided slice makes torch expand a matrix that needs no gradient: 16 % of a step."""
+    """A strided slice makes torch expand a matrix that needs no gradient."""
     model = tiny("llama").requires_grad_(False)
     split = split_head(model)
     entered = []

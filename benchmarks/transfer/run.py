@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from inputs import Inputs, divergence, fast_bfloat16, quick_divergence, real_bits
+from inputs import Inputs, divergence, quick_divergence, real_bits
 from runs import RUNS, Run
+from settings import training
 from transformers import PreTrainedModel, TrainerCallback
 
 from crosstill import DistillConfig, DistillTrainer
@@ -119,7 +120,6 @@ def make_trainer(
     run: Run, seed: int, model: PreTrainedModel, inputs: Inputs, folder: Path
 ) -> DistillTrainer:
     """The trainer of a run, with as many rows as its tokens ask for."""
-    fast, at_a_time = fast_bfloat16(), min(4, run.rows_per_step)
     rows = inputs.rows(run.text)
     random.Random(seed).shuffle(rows)
     tokenizer = inputs.target(run.target)
@@ -131,23 +131,14 @@ def make_trainer(
             output_dir=str(folder),
             objectives=json.loads(json.dumps(run.objectives)),
             weighting=run.weighting,
-            loss_on="all",
-            max_length=run.max_length,
-            pad_to_multiple_of=32,
             max_steps=-(-len(wanted) // run.rows_per_step),
-            per_device_train_batch_size=at_a_time,
-            gradient_accumulation_steps=run.rows_per_step // at_a_time,
-            learning_rate=run.rate,
-            embedding_learning_rate=run.embedding_rate,
-            lr_scheduler_type="linear",
-            warmup_steps=0.1,
-            adam_beta2=0.95,
-            bf16=fast,
-            use_cpu=True,
-            disable_tqdm=True,
-            save_strategy="no",
-            report_to="none",
-            seed=seed,
+            **training(
+                rows_per_step=run.rows_per_step,
+                max_length=run.max_length,
+                learning_rate=run.rate,
+                embedding_rate=run.embedding_rate,
+                seed=seed,
+            ),
         ),
         train_dataset=Dataset.from_list(wanted),
         processing_class=tokenizer,

@@ -3,8 +3,8 @@
 On held-out real text: bits per byte of each alone, of the students together (one vocabulary), and
 of all with the original, on bytes, on the tokens they share, and on mined ones.
 
-    CROSSTILL_DATA=... python benchmarks/transfer/run.py default-real sft-real --keep
-    CROSSTILL_DATA=... python benchmarks/transfer/vote.py default-real-0 sft-real-0
+    CROSSTILL_DATA=... python benchmarks/transfer/run.py default sft-real --keep
+    CROSSTILL_DATA=... python benchmarks/transfer/vote.py default-0 sft-real-0
 """
 
 import argparse
