@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,15 +90,23 @@ class GradientGuard(TrainerCallback):
 
 
 def non_finite(tensors: list[Tensor]) -> list[int]:
-    """Finds which tensors hold a number that is not finite; one look at the device.
+    """Finds which tensors hold a number that is not finite; one look at the device where none does.
 
     Example:
         >>> non_finite([torch.zeros(2), torch.tensor([1.0, float("inf")])])
         [1]
     """
-    if not tensors:
+    # A finite Euclidean norm shows that every number is finite, and is cheap to find. An infinite
+    # one may be the square of a large number: there the largest absolute value decides.
+    suspects = _infinite_norms(tensors, 2.0, range(len(tensors)))
+    return _infinite_norms(tensors, float("inf"), suspects)
+
+
+def _infinite_norms(tensors: list[Tensor], order: float, among: Sequence[int]) -> list[int]:
+    """Of the tensors with these indices those whose norm is not finite."""
+    if not among:
         return []
-    # The largest absolute value is finite only where every one is, and it cannot overflow.
-    norms = torch._foreach_norm(tensors, float("inf"))  # pyright: ignore[reportPrivateImportUsage]
-    largest = torch.stack([norm.float() for norm in norms])
-    return (~torch.isfinite(largest)).nonzero().flatten().tolist()
+    chosen = [tensors[index] for index in among]
+    norms = torch._foreach_norm(chosen, order)  # pyright: ignore[reportPrivateImportUsage]
+    bad = ~torch.isfinite(torch.stack([norm.float() for norm in norms]))
+    return [among[place] for place in bad.nonzero().flatten().tolist()]
