@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from crosstill.functional import prefix_kl_loss
+from crosstill.functional import class_mass, prefix_kl_loss, prefixes
 from crosstill.functional.prefix_plan import plan_prefixes
 from crosstill.functional.prefix_rows import prefix_rows_loss, start_targets
 from crosstill.functional.prefixes import TeacherMass
@@ -85,6 +85,21 @@ def test_float32_is_close(pair):
     total, _, _ = loss_of(tables, ids, chunk, [side.float() for side in logits])
     expected, _ = oracle.run(*(side.float().numpy() for side in logits), *ids, *chunk)
     assert total.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_gradient_in_float32_is_close(pair, compiled, monkeypatch):
+    if not compiled:
+        for kernel in (class_mass.kernel, prefixes.kernel):
+            monkeypatch.setattr(kernel, "available", lambda: False)
+    tables, ids, chunk, logits, _ = case(pair, 3)
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        student = logits[0].to(dtype).requires_grad_()
+        total = loss_of(tables, ids, chunk, [student, logits[1].to(dtype)])[0]
+        found += torch.autograd.grad(total, student)
+    assert torch.allclose(found[1].double(), found[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -180,7 +195,9 @@ def test_a_byte_student_is_taught_the_exact_next_byte():
     chunk = torch.tensor([[-1, 0, 1]])
     (block,) = plan_prefixes(ids, ids, torch.ones_like(ids), chunk, chunk, tables).blocks(10)
     mass = TeacherMass(logits[block.teacher[1]], tables.starts)
-    target, _ = start_targets(mass, block, tables, len(student))
+    classes, _ = start_targets(mass, block, tables)
+    target = torch.zeros(len(classes), len(student), dtype=classes.dtype)
+    target[:, tables.class_token] = classes[:, :-1]
     expected = np.zeros(4)
     for v, start in enumerate(teacher):
         for w, end in enumerate(teacher):

@@ -1,6 +1,6 @@
 """What prefix KL knows of two vocabularies, and which rows of a batch it reads together.
 
-Axes: S student rows of a block, R teacher rows, V ids.
+Axes: S student rows of a block, R teacher rows, V ids, C classes.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from crosstill.functional.class_mass import Classes
 from crosstill.functional.prefixes import PrefixTree
 
 
@@ -20,30 +21,31 @@ class PrefixTables:
         starts: the teacher's tokens by their spelling in student tokens.
         longer: the student's tokens that span several teacher tokens, by their spelling in teacher
             tokens.
-        student_class: for each student token, the token that it is pooled with where both models
-            begin a token (itself, mostly); -1: none.
-        teacher_class: for each teacher token, the first student token of its spelling; -1: none.
+        classes: of the student's tokens where both models begin a token: one for each token that
+            may come first there, in the order of their nodes below the root of `starts`, and as the
+            last those that no teacher token tells anything about. A token that spans several
+            teacher tokens is with the token that begins the first of them.
+        class_token: [C], what each class but the last is named after.
+        teacher_class: for each teacher token, the class of the first student token of its spelling;
+            the last class where it has none.
         above: [Vs, D], for tokens of `longer` the node of `longer` after each of its teacher
             tokens, -1 past the end and for all other tokens.
-        members: ids sorted by class, and
-        class_start: [Vs + 1], where each class begins in `members`.
         student_bytes: bytes of each student token.
         teacher_bytes: bytes of each teacher token.
     """
 
     starts: PrefixTree
     longer: PrefixTree
-    student_class: Int64[Tensor, " Vs"]
+    classes: Classes
+    class_token: Int64[Tensor, " C"]
     teacher_class: Int64[Tensor, " Vt"]
     above: Int64[Tensor, "Vs D"]
-    members: Int64[Tensor, " P"]
-    class_start: Int64[Tensor, " Vs1"]
     student_bytes: Int64[Tensor, " Vs"]
     teacher_bytes: Int64[Tensor, " Vt"]
 
     def to(self, device: torch.device) -> "PrefixTables":
         """Move everything to a device."""
-        if self.student_class.device == device:
+        if self.teacher_class.device == device:
             return self
         return PrefixTables(**{name: value.to(device) for name, value in vars(self).items()})
 

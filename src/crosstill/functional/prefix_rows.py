@@ -1,7 +1,7 @@
 """Prefix KL of a block of rows: three sums of divergences over partitions of the student's tokens.
 
 Axes: S student rows of a block, n of them at the start of a chunk and I inside one; R teacher rows,
-V ids, P splits, E members of splits.
+V ids, C classes, P splits, E members of splits.
 """
 
 import math
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from crosstill.functional.class_mass import class_mass
 from crosstill.functional.losses import LossSum
 from crosstill.functional.numerics import accumulation_dtype
 from crosstill.functional.prefix_blocks import PrefixBlock, PrefixTables
@@ -40,25 +41,29 @@ def prefix_rows_loss(
         start of chunks, rows inside, and what splits a class.
     """
     mass = TeacherMass(teacher_logits, tables.starts, temperature=temperature, top_k=top_k)
-    logits = student_logits.to(accumulation_dtype(student_logits)) / temperature
+    logits = student_logits.to(accumulation_dtype(student_logits))
+    logits = logits if temperature == 1.0 else logits / temperature
     count = len(block.start_teacher)
-    logprob = torch.log_softmax(logits[:count], -1)
-    target, ended = start_targets(mass, block, tables, logits.shape[1])
-    start = _start_loss(logprob, target, tables)
-    inner = _inner_loss(logits[count:], mass, block, tables)
-    split = _split_loss(logprob, target, ended, mass, block, tables)
+    first, inside = logits.split([count, len(logits) - count])
+    target, ended = start_targets(mass, block, tables)
+    split, member = _members(block, tables)
+    by_class, single = class_mass(first, tables.classes, block.split_start[split], member)
+    parts = {
+        "start": _start_loss(by_class, target),
+        "inside": _inner_loss(inside, mass, block, tables),
+        "split": _split_loss(single, (split, member), target, ended, mass, block, tables),
+    }
     rows = torch.tensor(float(logits.shape[0]), device=logits.device, dtype=logits.dtype)
-    parts = {"start": start, "inside": inner, "split": split}
     return LossSum(
-        (start + inner + split).to(logits.dtype),
+        sum(parts.values(), logits.new_zeros(())).to(logits.dtype),
         rows,
         {name: value.detach().to(logits.dtype) for name, value in parts.items()},
     )
 
 
 def start_targets(
-    mass: TeacherMass, block: PrefixBlock, tables: PrefixTables, width: int
-) -> tuple[Float[Tensor, "n Vs"], Float[Tensor, " n"]]:
+    mass: TeacherMass, block: PrefixBlock, tables: PrefixTables
+) -> tuple[Float[Tensor, "n C"], Float[Tensor, " n"]]:
     """Compute the target over classes at every row that begins a chunk; float64.
 
     The chunk before ends with the bytes of a teacher token; but the student cannot know whether the
@@ -66,42 +71,31 @@ def start_targets(
     the probability that it ended, and what else the longer tokens go on with.
 
     Returns:
-        The mass of each class, in the column of the token it is named after, and the probability
-        that the teacher's last token ended there.
+        The mass of each class, 0 for the last, and the probability that the teacher's last token
+        ended there.
     """
-    token, by_start = mass.starts()
-    row = block.start_teacher
-    target = by_start.new_zeros(len(row), width)
-    target[:, token] = by_start[row] / mass.whole[row, None]
-    ended = torch.ones_like(target[:, 0])
-    if not len(block.exit_start):
-        return target, ended
+    row, known = block.start_teacher, len(tables.class_token)
+    ended = mass.whole.new_ones(len(row))
     here = mass.below(block.exit_teacher, block.exit_node)
     seen = here > TINY
     here = here.clamp(min=TINY)
     share = mass.ends(block.exit_teacher, block.exit_node) / here
     ended[block.exit_start] = torch.where(seen, share, 1.0)
-    target *= ended[:, None]
+    target = mass.whole.new_zeros(len(row), known + 1)
+    mass.starts(row, ended / mass.whole[row], target[:, :known])
     owner, child = tables.starts.children(block.exit_node)
     goes_on = mass.below(block.exit_teacher[owner], child) / here[owner]
-    kind = tables.student_class[tables.starts.token[child]]
-    goes_on = torch.where((kind >= 0) & seen[owner], goes_on, 0.0)
-    place = (block.exit_start[owner], kind.clamp(min=0))
-    return target.index_put_(place, goes_on, accumulate=True), ended
+    kind = tables.classes.of[tables.starts.token[child]]
+    goes_on = torch.where((kind < known) & seen[owner], goes_on, 0.0)
+    return target.index_put_((block.exit_start[owner], kind), goes_on, accumulate=True), ended
 
 
-def _start_loss(
-    logprob: Float[Tensor, "n Vs"], target: Float[Tensor, "n Vs"], tables: PrefixTables
-) -> Float[Tensor, ""]:
+def _start_loss(by_class: Float[Tensor, "n C"], target: Float[Tensor, "n C"]) -> Float[Tensor, ""]:
     """KL between the classes' masses; what the teacher did not say is compared as one class."""
-    pooled = tables.longer.order
-    probability = logprob.exp()
-    by_class = probability.index_add(1, tables.student_class[pooled], probability[:, pooled])
-    target = target.to(logprob.dtype)
-    loss = torch.xlogy(target, target) - target * by_class.clamp(min=TINY).log()
     missing = (1.0 - target.sum(1)).clamp(min=0.0)
-    untold = by_class.masked_fill(target > 0, 0.0)
-    untold = untold.index_fill(1, pooled, 0.0).sum(1)
+    target = target.to(by_class.dtype)
+    loss = torch.xlogy(target, target) - target * by_class.clamp(min=TINY).log()
+    untold = by_class.masked_fill(target > 0, 0.0).sum(1)
     rest = torch.xlogy(missing, missing) - missing * untold.clamp(min=TINY).log()
     return loss.sum() + torch.where(missing > 1e-6, rest, 0.0).sum()
 
@@ -136,8 +130,9 @@ def _safe_logsumexp(logits: Float[Tensor, "I Vs"]) -> Float[Tensor, " I"]:
 
 
 def _split_loss(
-    logprob: Float[Tensor, "n Vs"],
-    target: Float[Tensor, "n Vs"],
+    single: Float[Tensor, " E"],
+    of_split: tuple[Int64[Tensor, " E"], Int64[Tensor, " E"]],
+    target: Float[Tensor, "n C"],
     ended: Float[Tensor, " n"],
     mass: TeacherMass,
     block: PrefixBlock,
@@ -150,25 +145,23 @@ def _split_loss(
     the first two.
     """
     start, node, depth = block.split_start, block.split_node, block.split_depth
-    if not len(start):
-        return logprob.sum() * 0.0
-    kind = tables.teacher_class[block.split_first]
     children = tables.longer.child
     heir, branch = tables.longer.children(node)
     slot = torch.cumsum(children[node + 1] - children[node] + 1, 0)
     slot = slot - (children[node + 1] - children[node] + 1)  # of the others; the branches follow
     place = slot[heir] + branch - children[node[heir]] + 1
 
-    owner, id = _members(kind, node, depth, tables)
+    owner, id = of_split
     own = torch.where(
         _step(tables, id, depth[owner] - 1) == node[owner],
         _step(tables, id, depth[owner]) - children[node[owner]] + 1,
         0,
     ).clamp(min=0)
-    each = logprob[start[owner], id].double().exp()
+    each = single.double()
     groups = each.new_zeros(len(start) + len(branch)).index_add(0, slot[owner] + own, each)
     whole = each.new_zeros(len(start)).index_add(0, owner, each).clamp(min=TINY).log()
 
+    kind = tables.teacher_class[block.split_first]
     wanted = mass.token(block.split_teacher[heir], tables.longer.token[branch])
     first = mass.token(block.start_teacher[start], block.split_first)
     first = first / mass.whole[block.start_teacher[start]] * ended[start]
@@ -185,16 +178,15 @@ def _split_loss(
 
 
 def _members(
-    kind: Int64[Tensor, " P"],
-    node: Int64[Tensor, " P"],
-    depth: Int64[Tensor, " P"],
-    tables: PrefixTables,
+    block: PrefixBlock, tables: PrefixTables
 ) -> tuple[Int64[Tensor, " E"], Int64[Tensor, " E"]]:
-    """List the student tokens that a split is about: a class's, or those below a node."""
-    ids = torch.cat([tables.members, tables.longer.order])
-    behind = len(tables.members)
-    low = torch.where(depth == 1, tables.class_start[kind], behind + tables.longer.low[node])
-    high = torch.where(depth == 1, tables.class_start[kind + 1], behind + tables.longer.high[node])
+    """List the student tokens that each split is about: a class's, or those below a node."""
+    ids = torch.cat([tables.classes.members, tables.longer.order])
+    behind = len(tables.classes.members)
+    kind, node = tables.teacher_class[block.split_first], block.split_node
+    whole = block.split_depth == 1
+    low = torch.where(whole, tables.classes.start[kind], behind + tables.longer.low[node])
+    high = torch.where(whole, tables.classes.start[kind + 1], behind + tables.longer.high[node])
     owner, place = spans(low, high)
     return owner, ids[place]
 

@@ -1,6 +1,7 @@
 """Trees of spellings as tensors, and a teacher's mass below any of their nodes.
 
-Axes: N nodes or rows that are asked for, M nodes of a tree, V ids, K places in a tree's order.
+Axes: N nodes or rows that are asked for, M nodes of a tree, V ids, K places in a tree's order, C
+children of the root.
 """
 
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ class PrefixTree:
         end: one past the places that are spelled by the node's prefix itself.
         token: the last token of each prefix; -1 for the root, node 0.
         child: the children of node n are the nodes `child[n]` to `child[n + 1]`.
+        firsts: [C + 1], where each of the root's C children begins in `order`, and where the last
+            ends.
         keys: (parent, token) of nodes 1 to M as one ascending number.
         width: above every token.
     """
@@ -39,6 +42,7 @@ class PrefixTree:
     end: Int64[Tensor, " M"]
     token: Int64[Tensor, " M"]
     child: Int64[Tensor, " M1"]
+    firsts: Int64[Tensor, " C1"]
     keys: Int64[Tensor, " M0"]
     width: int
 
@@ -48,7 +52,11 @@ class PrefixTree:
         width = int(arrays["token"].max()) + 2
         names = ("order", "low", "high", "end", "token", "child")
         keys = arrays["parent"][1:] * width + arrays["token"][1:]
-        return cls(**{name: arrays[name] for name in names}, keys=keys, width=width)
+        own = slice(int(arrays["child"][0]), int(arrays["child"][1]))
+        low, high = arrays["low"][own], arrays["high"][own]
+        firsts = torch.cat([low, high[-1:]]) if len(low) else low.new_zeros(1)
+        chosen = {name: arrays[name] for name in names}
+        return cls(**chosen, firsts=firsts, keys=keys, width=width)
 
     def to(self, device: torch.device) -> "PrefixTree":
         """Move the tree to a device."""
@@ -152,13 +160,17 @@ class TeacherMass:
         """The mass of one token."""
         return self._probability[row, id].double()
 
-    def starts(self) -> tuple[Int64[Tensor, " C"], Float[Tensor, "R C"]]:
-        """All tokens that a spelling may begin with, and the mass that begins so in every row."""
-        first, last = self._tree.child[0], self._tree.child[1]
-        nodes = torch.arange(len(self._tree.low), device=first.device)
-        nodes = nodes[(nodes >= first) & (nodes < last)]
-        mass = self._sum[:, self._tree.high[nodes]] - self._sum[:, self._tree.low[nodes]]
-        return self._tree.token[nodes], mass
+    def starts(
+        self, row: Int64[Tensor, " S"], scale: Float[Tensor, " S"], out: Float[Tensor, "S C"]
+    ) -> None:
+        """The mass of what begins with each of the root's children, for some rows, scaled."""
+        bounds = self._tree.firsts  # the root's children follow each other in its order
+        if self._sum.device.type == "cpu" and kernel.available():
+            arrays = (part.numpy() for part in (self._sum, row, bounds, scale, out))
+            kernel.span_sums(*arrays, threads=torch.get_num_threads())
+        else:
+            found = self._sum.index_select(1, bounds).diff(dim=1)
+            torch.mul(found[row], scale[:, None], out=out)
 
 
 def ordered_sum(

@@ -37,3 +37,38 @@ def ordered_sum(rows: np.ndarray, order: np.ndarray, threads: int = 1) -> np.nda
     out = np.empty((len(rows), len(order) + 1), np.float64)
     share_rows(lambda job: compiled.ordered_sum(rows[job], order, out[job]), len(rows), threads)
     return out
+
+
+def span_sums(
+    cumulative: np.ndarray,
+    row: np.ndarray,
+    bounds: np.ndarray,
+    scale: np.ndarray,
+    out: np.ndarray,
+    threads: int = 1,
+) -> None:
+    """Take the sums of spans that follow each other from cumulative sums, times a number a row.
+
+    Args:
+        cumulative: float64 [N, K + 1], from `ordered_sum`.
+        row: int64 [S], which rows.
+        bounds: int64 [C + 1], ascending, where the spans begin and the last ends.
+        scale: float64 [S].
+        out: float64 [S, C], gets the sums.
+        threads: how many share the rows.
+
+    Raises:
+        ImportError: numba is missing (see `available`).
+
+    Example:
+        >>> sums, one, out = np.array([[0.0, 4.0, 5.0]]), np.array([1.0]), np.empty((1, 2))
+        >>> span_sums(sums, np.array([0]), np.array([0, 1, 2]), one, out)
+        >>> out.tolist()
+        [[4.0, 1.0]]
+    """
+    compiled = importlib.import_module(COMPILED)
+    share_rows(
+        lambda job: compiled.span_sums(cumulative, row[job], bounds, scale[job], out[job]),
+        len(row),
+        threads,
+    )

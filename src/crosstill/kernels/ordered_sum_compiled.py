@@ -12,3 +12,12 @@ def ordered_sum(rows, order, out):
         for k in range(order.shape[0]):
             total += rows[n, order[k]]
             out[n, k + 1] = total
+
+
+@jit
+def span_sums(cumulative, row, bounds, scale, out):
+    """Fill `out` [S, C] with the sums between neighbouring bounds [C + 1] of some rows, scaled."""
+    for s in range(row.shape[0]):
+        for c in range(bounds.shape[0] - 1):
+            total = cumulative[row[s], bounds[c + 1]] - cumulative[row[s], bounds[c]]
+            out[s, c] = total * scale[s]

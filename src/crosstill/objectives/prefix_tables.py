@@ -10,6 +10,7 @@ from crosstill.align.prefixes import (
     prefix_table,
     start_classes,
 )
+from crosstill.functional.class_mass import Classes
 from crosstill.functional.prefix_blocks import PrefixTables
 from crosstill.functional.prefixes import PrefixTree
 from crosstill.objectives.pair import VocabularyPair
@@ -46,24 +47,28 @@ def prefix_tables(
         tensor([-1,  0,  1])
     """
     kind = start_classes(student_spelled, teacher_spelled)
+    begins = first_tokens(teacher_spelled)
     pooled = (kind >= 0) & (kind != np.arange(len(kind)))
     longer = prefix_table(student_spelled, keep=pooled)
-    known = np.flatnonzero(kind >= 0)
-    sizes = np.bincount(kind[known], minlength=len(kind))
+    names = np.unique(begins[begins >= 0])  # as the root's children are sorted
     arrays = {
-        "student_class": kind,
-        "teacher_class": first_tokens(teacher_spelled),
+        "class_token": names,
+        "teacher_class": _numbered(begins, names),
         "above": _ancestors(longer, len(kind)),
-        "members": known[np.argsort(kind[known], kind="stable")],
-        "class_start": np.concatenate([[0], np.cumsum(sizes)]),
         "student_bytes": student_bytes,
         "teacher_bytes": teacher_bytes,
     }
     return PrefixTables(
         starts=_tree(prefix_table(teacher_spelled)),
         longer=_tree(longer),
+        classes=Classes.make(torch.from_numpy(_numbered(kind, names)), len(names) + 1),
         **{name: torch.from_numpy(np.array(array, np.int64)) for name, array in arrays.items()},
     )
+
+
+def _numbered(names: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The place of each name among the known ones, sorted; behind them for -1."""
+    return np.where(names >= 0, np.searchsorted(known, names), len(known))
 
 
 def _tree(table: PrefixTable) -> PrefixTree:
