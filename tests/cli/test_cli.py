@@ -95,6 +95,15 @@ def test_doctor_finds_a_good_recipe_good(recipe):
     assert not (recipe.parent / "out").exists()
 
 
+def test_doctor_knows_the_recipe_of_a_transfer(recipe, tmp_path):
+    path = make_transfer(tmp_path, recipe.parent)
+    outcome = crosstill("doctor", path, "--json", "--max-steps", 3)
+    assert outcome.code == 0, outcome.out + outcome.err
+    findings = {one["where"]: one["what"] for one in json.loads(outcome.out)["findings"]}
+    assert {"new tokenizer", "first embeddings", "alignment", "memory", "time"} <= findings.keys()
+    assert findings["time"].startswith("3 steps")
+
+
 def test_inspect_shows_both_sides(recipe):
     pair = (recipe.parent / "student", recipe.parent / "teacher" / "tokenizer.json")
     outcome = crosstill("inspect", *pair, "--string", "The quick brown fox, twice.", "--json")

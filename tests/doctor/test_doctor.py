@@ -6,12 +6,17 @@ import tiny_models
 import tiny_tokenizers
 from crosstill.doctor import examine
 from crosstill.doctor.cost import estimate_memory
+from crosstill.doctor.distillation import distillation_job
 from crosstill.doctor.finding import Findings
-from crosstill.doctor.models import examine_side
+from crosstill.doctor.models import examine_side, with_tokenizer
+from crosstill.doctor.transfer import transfer_jobs
 from crosstill.errors import ConfigError, DataError
+from crosstill.text.encode import text_encoder
 from crosstill.training.recipe import load_recipe
 from crosstill.transfer.bytelevel import byte_tokenizer
-from tiny_run import make_run
+from crosstill.transfer.recipe import load_transfer
+from crosstill.transfer.target import target_tokenizer
+from tiny_run import make_run, make_transfer
 
 
 def _raise(error):
@@ -21,6 +26,10 @@ def _raise(error):
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("pair"))
+
+
+def memory_of(recipe, *sides):
+    return estimate_memory(distillation_job(recipe, *sides))
 
 
 def _named(findings, where):
@@ -93,12 +102,12 @@ def test_memory_of_full_training_is_sixteen_bytes_a_parameter(pair):
         examine_side(name, str(pair.parent / name), None, False, findings)
         for name in ("student", "teacher")
     ]
-    memory = estimate_memory(recipe, *sides)
+    memory = memory_of(recipe, *sides)
     assert memory.student + memory.optimizer == 16 * sides[0].parameters
     assert memory.teacher == 4 * sides[1].parameters
-    longer = estimate_memory(load_recipe(pair, {"max_length": 128}), *sides)
+    longer = memory_of(load_recipe(pair, {"max_length": 128}), *sides)
     assert longer.activations == 2 * memory.activations
-    adapter = estimate_memory(load_recipe(pair, {"peft": {"r": 2}}), *sides)
+    adapter = memory_of(load_recipe(pair, {"peft": {"r": 2}}), *sides)
     assert adapter.student + adapter.optimizer == 4 * sides[0].parameters
 
 
@@ -151,11 +160,11 @@ def test_a_second_teacher_and_a_gradient_for_each_objective_take_memory(pair):
         examine_side(name, str(pair.parent / name), None, False, Findings())
         for name in ("student", "teacher")
     ]
-    one = estimate_memory(load_recipe(pair), *sides)
-    two = estimate_memory(load_recipe(pair), *sides, sides[0])
+    one = memory_of(load_recipe(pair), *sides)
+    two = memory_of(load_recipe(pair), *sides, sides[0])
     assert two.teacher - one.teacher == sides[0].parameters * 4
     mixed = load_recipe(pair, {"objectives": "alm+sft", "weighting": "pcgrad"})
-    assert estimate_memory(mixed, *sides).student - one.student == 2 * sides[0].parameters * 4
+    assert memory_of(mixed, *sides).student - one.student == 2 * sides[0].parameters * 4
 
 
 def test_a_byte_student_has_rows_four_times_as_long_and_fewer_rows_of_embeddings(pair, tmp_path):
@@ -166,7 +175,7 @@ def test_a_byte_student_has_rows_four_times_as_long_and_fewer_rows_of_embeddings
     usual = examine_side("student", folder, None, False, findings)
     side = examine_side("student", folder, None, False, findings, tokenizer_source=str(tmp_path))
     assert usual.parameters - side.parameters == 32 * (320 - side.encoder.vocab_size)
-    longer, shorter = (estimate_memory(recipe, s, usual).activations for s in (side, usual))
+    longer, shorter = (memory_of(recipe, s, usual).activations for s in (side, usual))
     assert longer == 4 * shorter
     found = examine(recipe)
     (warning,) = [item for item in _named(found, "student model") if item.level == "warning"]
@@ -174,3 +183,75 @@ def test_a_byte_student_has_rows_four_times_as_long_and_fewer_rows_of_embeddings
     assert not [item for item in _named(found, "teacher model") if item.level == "warning"]
     (memory,) = _named(found, "memory")
     assert "batch x 800 tokens" in memory.what
+
+
+def test_a_transfer_is_looked_at_whole_and_nothing_is_written(pair, tmp_path):
+    stages = [{"train": "embeddings", "max_steps": 1}, {"train": "full", "max_steps": 2}]
+    recipe = load_transfer(make_transfer(tmp_path, pair.parent, stages=stages))
+    before = sorted(tmp_path.rglob("*"))
+    findings = examine(recipe)
+    assert findings.exit_code == 0, [item for item in findings.items if item.level == "error"]
+    assert sorted(tmp_path.rglob("*")) == before
+    (first,) = _named(findings, "first embeddings")
+    assert first.what == "fvt; 320 of 433 tokens are the model's own"
+    names = [f"{what}, stage {stage}" for stage in ("1-embeddings", "2-full")
+             for what in ("memory", "disk", "time")]  # fmt: skip
+    assert [item.where for item in findings.items][-6:] == names
+    (aligned,) = _named(findings, "alignment")
+    assert aligned.level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("mode", "tables_trained", "body_trained", "body_twice"),
+    [("embeddings", 1, 0, 0), ("lora", 1, 0, 0), ("body", 0, 1, 1), ("full", 1, 1, 1)],
+)
+def test_the_memory_of_a_transfer_is_that_of_its_mode(
+    pair, tmp_path, mode, tables_trained, body_trained, body_twice
+):
+    recipe = load_transfer(make_transfer(tmp_path, pair.parent, mode=mode))
+    source = examine_side("model", recipe.model, None, False, Findings())
+    body = source.parameters - source.in_tables
+    student = with_tokenizer_of(recipe, source)
+    tables = source.in_tables // 320 * student.encoder.vocab_size
+    (job,) = transfer_jobs(recipe, student, source)
+    assert job.trained == tables_trained * tables + body_trained * body
+    memory = estimate_memory(job)
+    assert memory.teacher == 4 * (source.in_tables + body_twice * body)
+    assert memory.student == 4 * (body + tables + job.trained)
+
+
+def with_tokenizer_of(recipe, source):
+    target = text_encoder(target_tokenizer(recipe.to, source.encoder))
+    return with_tokenizer(source, target, untied=False)
+
+
+def test_a_fitted_head_is_counted_as_a_table_of_its_own(pair, tmp_path):
+    recipe = load_transfer(make_transfer(tmp_path, pair.parent, initial="fit"))
+    findings = examine(recipe)
+    (first,) = _named(findings, "first embeddings")
+    assert "keeps the states of 50,000 tokens" in first.what
+    source = examine_side("model", recipe.model, None, False, findings)
+    tied = with_tokenizer_of(recipe, source)
+    untied = with_tokenizer(source, tied.encoder, untied=True)
+    assert source.config.tie_word_embeddings
+    assert untied.in_tables == 2 * tied.in_tables
+
+
+def test_a_transfer_with_nothing_to_train_on_or_a_target_that_is_not_there(pair, tmp_path):
+    recipe = load_transfer(make_transfer(tmp_path, pair.parent, train=None, to=str(tmp_path)))
+    findings = examine(recipe)
+    assert findings.exit_code == 2
+    (error,) = [item for item in findings.items if item.level == "error"]
+    assert error.where == "new tokenizer"
+    (data,) = _named(findings, "data")
+    assert "no more" in data.what
+
+
+def test_bytes_have_rows_four_times_as_long_in_a_transfer_too(pair, tmp_path):
+    recipe = load_transfer(
+        make_transfer(tmp_path, pair.parent, to="bytes"), {"max_length": 200, "max_steps": 2}
+    )
+    findings = examine(recipe)
+    assert findings.exit_code == 0
+    (warning,) = [item for item in _named(findings, "new model") if item.level == "warning"]
+    assert "rows have 800 bytes, and the model is made for 512" in warning.what

@@ -25,7 +25,7 @@ def doctor(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check a recipe before a weight is loaded.
+    """Check a recipe, of distill or of transfer, before a weight is loaded.
 
     Looked at are files, tokenizers, templates, data, output folder, memory, disk and time. Leaves
     with 0 where the run can start, 2 or 3 where it cannot. Recipe keys are flags, as in distill.
@@ -34,9 +34,12 @@ def doctor(
 
     from crosstill.doctor import examine
     from crosstill.training.recipe import load_recipe
+    from crosstill.training.recipe_file import read_file
+    from crosstill.transfer.recipe import load_transfer
 
     quiet_libraries()
-    loaded = load_recipe(recipe, recipe_overrides(context.args))
+    load = load_transfer if "to" in read_file(recipe) else load_recipe
+    loaded = load(recipe, recipe_overrides(context.args))
     findings = examine(loaded, trust_remote_code=trust_remote_code)
     if as_json:
         print_json(

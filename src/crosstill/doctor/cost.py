@@ -10,12 +10,39 @@ from crosstill.doctor.models import Side
 from crosstill.doctor.rows import Sample
 from crosstill.training.asked import parse_objectives
 from crosstill.training.config import DistillConfig
-from crosstill.training.recipe import Recipe
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Korthikanti et al. 2022, "Reducing Activation Recomputation", eq. 2 without the attention matrix:
 # bytes for each token, layer and hidden number in 16-bit arithmetic.
 _ACTIVATION_BYTES = 34
+
+
+@dataclass(frozen=True)
+class Job:
+    """Some training, as far as its cost goes.
+
+    Attributes:
+        settings: of the training.
+        output_dir: where it writes.
+        student: whose parameters are counted as they are in training.
+        teachers: what stands beside it in memory.
+        trained: how many parameters have gradients; those of adapters weigh next to nothing.
+        name: of the part of the run that this is, where there are several.
+        shared: how many of the teachers' parameters are the student's as well, and stand in memory
+            once.
+    """
+
+    settings: DistillConfig
+    output_dir: str
+    student: Side
+    teachers: tuple[Side, ...]
+    trained: int
+    name: str = ""
+    shared: int = 0
+
+    def where(self, what: str) -> str:
+        """What is looked at, as findings name it."""
+        return f"{what}, {self.name}" if self.name else what
 
 
 @dataclass(frozen=True)
@@ -33,61 +60,40 @@ class Memory:
         return self.student + self.optimizer + self.teacher + self.activations
 
 
-def examine_cost(
-    recipe: Recipe,
-    student: Side,
-    teacher: Side,
-    sample: Sample | None,
-    findings: Findings,
-    second: Side | None = None,
-) -> None:
-    """Estimate memory, disk space and time, and say where they do not suffice.
-
-    `second` is the teacher with the student's tokenizer, where there is one.
-    """
-    for side in (student, teacher):
-        _judge_length(_longest(recipe, side), side, findings)
-    if student.parameters is None or teacher.parameters is None:
-        return
-    memory = estimate_memory(recipe, student, teacher, second)
-    _judge_memory(memory, _longest(recipe, student), recipe, findings)
-    _judge_disk(recipe, student.parameters, findings)
+def examine_cost(job: Job, sample: Sample | None, findings: Findings) -> None:
+    """Estimate memory, disk space and time, and say where they do not suffice."""
+    memory = estimate_memory(job)
+    _judge_memory(memory, job, findings)
+    _judge_disk(job, findings)
     if sample is not None:
-        _estimate_time(recipe, student.parameters, teacher.parameters, sample, findings)
+        _estimate_time(job, sample, findings)
 
 
-def estimate_memory(
-    recipe: Recipe, student: Side, teacher: Side, second: Side | None = None
-) -> Memory:
-    """Estimate the memory of a step, for two models whose configurations could be read."""
+def estimate_memory(job: Job) -> Memory:
+    """Estimate the memory of a step, for models whose configurations could be read."""
+    student, settings = job.student, job.settings
     assert student.config is not None  # noqa: S101 - parameters are counted from it
     assert student.parameters is not None  # noqa: S101 - as its caller has seen
-    settings = recipe.training
     text = student.config.get_text_config()
     width = _BYTES.get(settings.student_dtype, 4)
-    trained = _trained(recipe, student.parameters)
-    gradients = trained * _gradients(settings)
+    gradients = job.trained * _gradients(settings)
     per_token = text.num_hidden_layers * text.hidden_size * _ACTIVATION_BYTES
     compute = 2 if settings.bf16 else width
+    rows = settings.per_device_train_batch_size
     return Memory(
         student=(student.parameters + gradients) * width,
-        optimizer=trained * 2 * width,
+        optimizer=job.trained * 2 * width,
         teacher=sum(
-            (side.parameters or 0) * _teacher_width(settings.teacher_dtype, side)
-            for side in (teacher, second)
-            if side is not None
+            ((side.parameters or 0) - job.shared) * _teacher_width(settings.teacher_dtype, side)
+            for side in job.teachers
         ),
-        activations=settings.per_device_train_batch_size
-        * _longest(recipe, student)
-        * per_token
-        * compute
-        // 2,
+        activations=rows * _longest_row(settings, student) * per_token * compute // 2,
     )
 
 
-def _longest(recipe: Recipe, side: Side) -> int:
+def _longest_row(settings: DistillConfig, side: Side) -> int:
     """The longest row that a side may get, in its own tokens."""
-    length = recipe.training.max_length
+    length = settings.max_length
     return length if side.encoder is None else side.encoder.budget(length)
 
 
@@ -98,22 +104,17 @@ def _gradients(settings: DistillConfig) -> int:
     return len(parse_objectives(settings.objectives)) + 1
 
 
-def _trained(recipe: Recipe, parameters: int) -> int:
-    """How many parameters have gradients; those of adapters weigh next to nothing."""
-    return parameters if recipe.peft is None else 0
-
-
 def _teacher_width(dtype: str, teacher: Side) -> int:
     stored = str(teacher.config.dtype).removeprefix("torch.") if teacher.config else ""
     return _BYTES.get(stored if dtype == "auto" else dtype, 4)
 
 
-def _judge_memory(memory: Memory, longest: int, recipe: Recipe, findings: Findings) -> None:
-    place, free = _free_memory(recipe.training.use_cpu)
-    fits = memory.total < free
+def _judge_memory(memory: Memory, job: Job, findings: Findings) -> None:
+    place, free = _free_memory(job.settings.use_cpu)
+    fits, longest = memory.total < free, _longest_row(job.settings, job.student)
     findings.add(
         "ok" if fits else "warning",
-        "memory",
+        job.where("memory"),
         f"about {size(memory.total)} of {size(free)} free on the {place}: student and gradients "
         f"{size(memory.student)}, AdamW {size(memory.optimizer)}, teacher {size(memory.teacher)}, "
         f"activations {size(memory.activations)} (batch x {longest:,} tokens x layers x hidden x "
@@ -127,10 +128,11 @@ def _judge_memory(memory: Memory, longest: int, recipe: Recipe, findings: Findin
     )
 
 
-def _judge_length(longest: int, side: Side, findings: Findings) -> None:
+def judge_length(settings: DistillConfig, side: Side, findings: Findings) -> None:
     """Say where rows may be longer than what a model was made for."""
     if side.config is None:
         return
+    longest = _longest_row(settings, side)
     limit = getattr(side.config.get_text_config(), "max_position_embeddings", None) or longest
     if longest > limit:
         what = "bytes" if side.encoder is not None and side.encoder.bytewise else "tokens"
@@ -151,14 +153,14 @@ def _free_memory(use_cpu: bool) -> tuple[str, int]:
     return "CPU", psutil.virtual_memory().available
 
 
-def _judge_disk(recipe: Recipe, parameters: int, findings: Findings) -> None:
+def _judge_disk(job: Job, findings: Findings) -> None:
     # A checkpoint is written beside the ones that are kept.
-    kept = (recipe.training.save_total_limit or 10) + 1
-    needed = kept * _trained(recipe, parameters) * 12 + parameters * 4
-    free = shutil.disk_usage(existing_folder(Path(recipe.output_dir))).free
+    kept = (job.settings.save_total_limit or 10) + 1
+    needed = kept * job.trained * 12 + (job.student.parameters or 0) * 4
+    free = shutil.disk_usage(existing_folder(Path(job.output_dir))).free
     findings.add(
         "ok" if needed < free else "warning",
-        "disk",
+        job.where("disk"),
         f"about {size(needed)} for {kept} checkpoints (weights and two moments, 12 bytes a "
         f"parameter) and the model, of {size(free)} free",
     )
@@ -182,21 +184,21 @@ def existing_folder(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
-def _estimate_time(
-    recipe: Recipe, student: int, teacher: int, sample: Sample, findings: Findings
-) -> None:
+def _estimate_time(job: Job, sample: Sample, findings: Findings) -> None:
     from crosstill.report.page import duration
 
-    settings = recipe.training
+    settings = job.settings
     rows = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     steps = settings.max_steps
     if steps <= 0:
         steps = max(1, round(settings.num_train_epochs * sample.rows / rows))
-    operations = rows * (6 * student * sample.student_tokens + 2 * teacher * sample.teacher_tokens)
+    student = (job.student.parameters or 0) * sample.student_tokens
+    teacher = (job.teachers[0].parameters or 0) * sample.teacher_tokens
+    operations = rows * (6 * student + 2 * teacher)
     speed = _measured_speed(settings.use_cpu, bool(settings.bf16))
     findings.add(
         "note",
-        "time",
+        job.where("time"),
         f"{steps:,} steps of {rows} rows: at least {duration(steps * operations / speed)} (6 x "
         f"student + 2 x teacher parameters for each token, at the {speed / 1e12:.2f} TFLOP/s of a "
         f"matrix product here; small models reach a third of it)",

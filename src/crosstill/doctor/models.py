@@ -1,7 +1,7 @@
 """The doctor looks at one model: its files, its tokenizer, its vocabulary, its special tokens."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from crosstill.text.encode import TextEncoder, text_encoder
 from crosstill.trust import check_weights
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,18 @@ class Side:
     """One model as far as it could be read; None where it could not.
 
     Attributes:
-        name: "student" or "teacher".
+        name: what findings call it: student, teacher; old and new in a transfer.
         config: the model's configuration.
         encoder: its tokenizer.
-        parameters: how many numbers the model has.
+        parameters: how many numbers the model has, and
+        in_tables: how many of them are in its embedding and its head.
     """
 
     name: str
     config: "PretrainedConfig | None"
     encoder: TextEncoder | None
     parameters: int | None
+    in_tables: int = 0
 
 
 def examine_side(
@@ -59,16 +61,11 @@ def examine_side(
             trust_remote_code=trust_remote_code,
         ),
     )
-    encoder = None
-    if tokenizer is not None:
-        encoder = findings.attempt(f"{name} tokenizer", lambda: text_encoder(tokenizer))
-    if encoder is not None:
-        _describe_tokenizer(name, encoder, findings)
-        _describe_roles(name, encoder, findings)
-    parameters = None
+    encoder = None if tokenizer is None else examine_tokenizer(name, tokenizer, findings)
+    parameters, in_tables = None, 0
     if config is not None:
         rows = None if tokenizer_source is None or encoder is None else encoder.vocab_size
-        parameters = _parameters(config, rows)
+        parameters, in_tables = _parameters(config, rows)
         findings.add(
             "ok",
             f"{name} model",
@@ -76,7 +73,26 @@ def examine_side(
         )
     if config is not None and encoder is not None and tokenizer_source is None:
         _compare_vocabulary(name, config, encoder, findings)
-    return Side(name, config, encoder, parameters)
+    return Side(name, config, encoder, parameters, in_tables)
+
+
+def examine_tokenizer(
+    name: str, tokenizer: "PreTrainedTokenizerFast", findings: Findings
+) -> TextEncoder | None:
+    """Look at a tokenizer: its bytes, its special tokens, its template."""
+    encoder = findings.attempt(f"{name} tokenizer", lambda: text_encoder(tokenizer))
+    if encoder is not None:
+        _describe_tokenizer(name, encoder, findings)
+        _describe_roles(name, encoder, findings)
+    return encoder
+
+
+def with_tokenizer(side: Side, encoder: TextEncoder, *, untied: bool) -> Side:
+    """A model as it is once it reads another tokenizer, with two tables where they are untied."""
+    if side.config is None:
+        return replace(side, encoder=encoder)
+    parameters, in_tables = _parameters(side.config, encoder.vocab_size, untied=untied)
+    return replace(side, encoder=encoder, parameters=parameters, in_tables=in_tables)
 
 
 def _describe_tokenizer(name: str, encoder: TextEncoder, findings: Findings) -> None:
@@ -134,17 +150,30 @@ def _count(parameters: int) -> str:
     return f"{parameters / 1e6:,.0f} million" if parameters >= 2e6 else f"{parameters:,}"
 
 
-def _parameters(config: "PretrainedConfig", rows: int | None) -> int:
+def _parameters(
+    config: "PretrainedConfig", rows: int | None, *, untied: bool = False
+) -> tuple[int, int]:
     """Count the parameters on the meta device: shapes without numbers, tied ones once.
 
     With `rows`, as the model is when its embeddings have so many.
+
+    Returns:
+        All of them, and those of the embedding and the head.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    if rows is not None:
+    if rows is not None or untied:
         config = copy.deepcopy(config)
-        config.get_text_config().vocab_size = rows
+        text = config.get_text_config()
+        text.vocab_size = text.vocab_size if rows is None else rows
+        for part in (config, text):
+            part.tie_word_embeddings = part.tie_word_embeddings and not untied
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    return sum(parameter.numel() for parameter in model.parameters())
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    tables = {id(weight): weight for end in ends if end is not None for weight in end.parameters()}
+    return (
+        sum(parameter.numel() for parameter in model.parameters()),
+        sum(weight.numel() for weight in tables.values()),
+    )

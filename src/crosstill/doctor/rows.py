@@ -13,6 +13,7 @@ from crosstill.text.encode import TextEncoder, budgets
 from crosstill.text.rows import LossOn, RowFault
 from crosstill.training.recipe import Recipe
 from crosstill.training.texts import read_prompts, read_texts
+from crosstill.transfer.recipe import TransferRecipe
 
 SAMPLE_ROWS = 200
 # Below this share of aligned bytes the teacher is hardly heard.
@@ -34,26 +35,34 @@ class Sample:
     teacher_tokens: float
 
 
-def read_rows(recipe: Recipe, findings: Findings) -> Any | None:
+def read_rows(recipe: Recipe | TransferRecipe, findings: Findings) -> Any | None:
     """The training rows, or None where they cannot be read; held-out texts are tried as well."""
-    rows = findings.attempt(
-        "data",
-        lambda: read_dataset(
-            recipe.train,
-            recipe.train_split,
-            on_bad_row="skip" if recipe.on_bad_row == "skip" else "raise",
-            max_bad_rows=recipe.max_bad_rows,
-        ),
-    )
+    source, rows = recipe.train, None
+    if source is None:
+        findings.add("note", "data", "nothing to train on: the embeddings are made, no more")
+    else:
+        rows = findings.attempt(
+            "data",
+            lambda: read_dataset(
+                source,
+                recipe.train_split,
+                on_bad_row="skip" if recipe.on_bad_row == "skip" else "raise",
+                max_bad_rows=recipe.max_bad_rows,
+            ),
+        )
     if rows is not None:
-        findings.add("ok", "data", f"{recipe.train}: {len(rows):,} rows")
+        findings.add("ok", "data", f"{source}: {len(rows):,} rows")
     findings.attempt("held-out texts", lambda: read_texts(recipe.eval_texts))
     findings.attempt("prompts", lambda: read_prompts(recipe.prompts))
     return rows
 
 
 def examine_rows(
-    recipe: Recipe, rows: Any, student: TextEncoder, teacher: TextEncoder, findings: Findings
+    recipe: Recipe | TransferRecipe,
+    rows: Any,
+    student: TextEncoder,
+    teacher: TextEncoder,
+    findings: Findings,
 ) -> Sample | None:
     """Render and align the first rows; None where none of them can be used."""
     paired, faults = findings.attempt(
@@ -81,7 +90,7 @@ def examine_rows(
 
 
 def _pair_first(
-    recipe: Recipe, rows: Any, student: TextEncoder, teacher: TextEncoder
+    recipe: Recipe | TransferRecipe, rows: Any, student: TextEncoder, teacher: TextEncoder
 ) -> tuple[list[PairedRow], list[RowFault]]:
     settings = recipe.training
     paired, faults = [], []

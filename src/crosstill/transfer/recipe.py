@@ -31,7 +31,7 @@ from crosstill.training.recipe_file import (
 )
 from crosstill.training.values import is_number
 from crosstill.transfer.initial import DEFAULT, parse_initialiser
-from crosstill.transfer.modes import MODES
+from crosstill.transfer.modes import MODES, shares_body
 from crosstill.transfer.record import STAGES
 
 WITH_TEXTS = "fit"
@@ -121,6 +121,12 @@ class TransferRecipe:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         stages = [{"train": stage.train, **stage.given} for stage in self.stages]
         return {**fields, "stages": stages, "training": shown(self.training)}
+
+    @property
+    def one_body(self) -> bool:
+        """Whether the teacher has the student's body: nothing trains it, nor merges into it."""
+        modes = [stage.train for stage in self.stages]
+        return all(shares_body(mode) for mode in modes) and "lora" not in modes[:-1]
 
     def beginning(self) -> dict[str, Any]:
         """What decides the model that training begins with."""

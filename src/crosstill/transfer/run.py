@@ -36,7 +36,7 @@ from crosstill.training.trainer import DistillTrainer
 from crosstill.transfer.card import model_card
 from crosstill.transfer.embeddings import transplant
 from crosstill.transfer.export import export
-from crosstill.transfer.modes import prepare_mode, shares_body, tables
+from crosstill.transfer.modes import prepare_mode, tables
 from crosstill.transfer.recipe import Stage, TransferRecipe
 from crosstill.transfer.record import Record
 from crosstill.transfer.self_teacher import self_teacher
@@ -125,12 +125,6 @@ class _Run:
         self.student: PreTrainedModel
         self.teacher: LocalTeacher
 
-    @property
-    def shares(self) -> bool:
-        """Whether the teacher has the student's body: nothing trains it, nor merges into it."""
-        modes = [stage.train for stage in self.recipe.stages]
-        return all(shares_body(mode) for mode in modes) and "lora" not in modes[:-1]
-
     def _initial_texts(self) -> Sequence[str | Mapping[str, Any]]:
         """The texts that an initialiser may read, or the first rows as they will be trained on."""
         if self.recipe.initial_texts or self.data is None:
@@ -143,16 +137,19 @@ class _Run:
     def begin(self) -> Measured:
         """Asks the model as it is, gives it its new embeddings, and measures it with them."""
         settings = self.recipe.training
-        source = self._load(settings.student_dtype if self.shares else settings.teacher_dtype)
+        source = self._load(
+            settings.student_dtype if self.recipe.one_body else settings.teacher_dtype
+        )
         source.to(settings.device)  # type: ignore[arg-type]
         self.examiner.ask(source, self.source)
-        if self.shares and self.stages_left():
+        if self.recipe.one_body and self.stages_left():
             fast = torch.bfloat16 if settings.bf16 else None
             self.teacher = self_teacher(source, self.source, ["embeddings"], autocast=fast)
         elif self.stages_left():
             self.teacher = LocalTeacher(source, self.source)
         if self.is_main and not self.record.entries:
-            self._initialise(source if self.shares else self._load(settings.student_dtype))
+            shared = self.recipe.one_body
+            self._initialise(source if shared else self._load(settings.student_dtype))
             PartialState().wait_for_everyone()
         else:
             PartialState().wait_for_everyone()
@@ -196,7 +193,7 @@ class _Run:
             last = stage.name
         dtype = self.recipe.training.student_dtype
         self.student = load_model(self.record.check(last), dtype=dtype)
-        if self.shares and self.stages_left():
+        if self.recipe.one_body and self.stages_left():
             adopt_body(self.student, source)
 
     def stages_left(self) -> list[Stage]:
