@@ -5,6 +5,11 @@ from typing import Any
 
 FIT: dict[str, Any] = {"fit": {}}
 PREFIX_KL: dict[str, Any] = {"prefix_kl": {}}
+HIDDEN: dict[str, Any] = {
+    "layers": ",".join(f"{layer}:{layer}" for layer in range(4, 32, 4)),
+    "weight": 2.0,
+}
+"""Beside another objective: after every fourth block."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,20 @@ RUNS: dict[str, Run] = {
     "default-real": replace(DEFAULT, text="real"),
     "sft-real": replace(DEFAULT, text="real", objectives={"sft": {}}),
     "alm-real": replace(DEFAULT, text="real", objectives=_alm()),
+    # the recipe itself, on half the tokens
+    **{
+        f"tried-{name}": replace(DEFAULT, tokens=50_000, **changes)
+        for name, changes in {
+            "default": {},
+            "embeddings-6e-4": {"embedding_rate": 6e-4},
+            "embeddings-2.4e-3": {"embedding_rate": 2.4e-3},
+            "body-2e-4": {"rate": 2e-4},
+            "body-4e-4": {"rate": 4e-4},
+            "rows-2": {"rows_per_step": 2},
+            "hidden-2": {"objectives": {"prefix_kl": {}, "hidden": HIDDEN}},
+            "fit-1-epoch": {"initial": {"fit": {"epochs": 1}}},
+        }.items()
+    },
     # other tokenizers
     **{
         f"{name}-{target}": replace(
