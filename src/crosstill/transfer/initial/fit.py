@@ -30,6 +30,8 @@ from crosstill.transfer.tables import Tables, write_tables
 
 OBJECTIVE = "prefix_kl"
 BETAS = (0.9, 0.95)
+FUSED = ("cpu", "cuda")
+"""Devices with an Adam in one kernel."""
 MULTIPLE = 32
 """Batches are padded to a multiple of so many tokens: few shapes."""
 
@@ -184,7 +186,8 @@ class Fit(Initialiser):
         dtype = torch.promote_types(head.weight.dtype, torch.float32)
         weight = nn.Parameter(head.weight.detach().to(dtype, copy=True))
         moving = replace(head, weight=weight)
-        optimizer = torch.optim.Adam([weight], lr=self.learning_rate, betas=BETAS)
+        fused = weight.device.type in FUSED  # a pass over the matrix in place of ten
+        optimizer = torch.optim.Adam([weight], lr=self.learning_rate, betas=BETAS, fused=fused)
         steps = self.epochs * len(seen)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / steps)
         draws = torch.Generator().manual_seed(seed)
