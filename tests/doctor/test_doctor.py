@@ -167,13 +167,17 @@ def test_a_second_teacher_and_a_gradient_for_each_objective_take_memory(pair):
     assert memory_of(mixed, *sides).student - one.student == 2 * sides[0].parameters * 4
 
 
-def test_a_byte_student_has_rows_four_times_as_long_and_fewer_rows_of_embeddings(pair, tmp_path):
+@pytest.mark.parametrize("named", [True, False])
+def test_a_byte_student_has_rows_four_times_as_long_and_fewer_rows_of_embeddings(
+    pair, tmp_path, named
+):
     byte_tokenizer(tiny_tokenizers.byte_level_bpe()).save_pretrained(tmp_path)
-    values = {"student_tokenizer": str(tmp_path), "max_length": 200}
+    target = "bytes" if named else str(tmp_path)
+    values = {"student_tokenizer": target, "max_length": 200}
     recipe, findings = load_recipe(pair, values), Findings()
     folder = str(pair.parent / "student")
     usual = examine_side("student", folder, None, False, findings)
-    side = examine_side("student", folder, None, False, findings, tokenizer_source=str(tmp_path))
+    side = examine_side("student", folder, None, False, findings, tokenizer_source=target)
     assert usual.parameters - side.parameters == 32 * (320 - side.encoder.vocab_size)
     longer, shorter = (memory_of(recipe, s, usual).activations for s in (side, usual))
     assert longer == 4 * shorter

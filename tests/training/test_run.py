@@ -110,6 +110,15 @@ def test_another_tokenizer_for_the_student(tmp_path):
     assert saved.get_vocab() == target.get_vocab()
 
 
+def test_a_student_of_bytes(tmp_path):
+    summary = distill(recipe_of(tmp_path, student_tokenizer="bytes"))
+    assert summary["steps"] == 2
+    saved = hf.AutoTokenizer.from_pretrained(tmp_path / "out" / "model")
+    assert saved.encode("\u00e9", add_special_tokens=False) == [195, 169]
+    model = hf.AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
+    assert model.get_input_embeddings().num_embeddings == len(saved)
+
+
 def test_an_adapter_is_saved_and_merged(tmp_path):
     pytest.importorskip("peft")
     peft = {"r": 4, "target_modules": ["q_proj", "down_proj"]}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from crosstill.doctor.finding import Findings
 from crosstill.hub import load_config, load_tokenizer
 from crosstill.text.encode import TextEncoder, text_encoder
+from crosstill.transfer.target import whole_tokenizer
 from crosstill.trust import check_weights
 
 if TYPE_CHECKING:
@@ -53,14 +54,15 @@ def examine_side(
     )
     if config is not None and Path(source).is_dir() and not any(Path(source).glob("*.gguf")):
         findings.attempt(f"{name} weights", lambda: check_weights(Path(source), source))
-    tokenizer = findings.attempt(
-        f"{name} tokenizer",
-        lambda: load_tokenizer(
-            tokenizer_source or source,
-            revision=None if tokenizer_source else revision,
-            trust_remote_code=trust_remote_code,
-        ),
-    )
+
+    def read_tokenizer() -> "PreTrainedTokenizerFast":
+        loading = {"trust_remote_code": trust_remote_code}
+        own = load_tokenizer(source, revision=revision, **loading)
+        return (
+            own if tokenizer_source is None else whole_tokenizer(tokenizer_source, own, **loading)
+        )
+
+    tokenizer = findings.attempt(f"{name} tokenizer", read_tokenizer)
     encoder = None if tokenizer is None else examine_tokenizer(name, tokenizer, findings)
     parameters, in_tables = None, 0
     if config is not None:

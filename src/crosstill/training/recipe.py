@@ -47,7 +47,8 @@ class Recipe:
         train_split: Split of a hub data set.
         same_tokenizer_teacher: Folder or hub name of a second teacher, one that has the student's
             tokenizer; objectives with `teacher: same` read it.
-        student_tokenizer: Another tokenizer for the student: it is transplanted to it first.
+        student_tokenizer: Another tokenizer for the student, or "bytes": it is transplanted to it
+            first.
         eval_texts: Held-out real texts for bits per byte: a file as `train`, or a list.
         prompts: For each kind of text, prompts for the teacher: a file, or a list of texts or of
             message lists. From them the teacher divergence is measured.

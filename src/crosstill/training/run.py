@@ -28,6 +28,7 @@ from crosstill.training.running import (
 from crosstill.training.trainer import DistillTrainer
 from crosstill.transfer.embeddings import transplant
 from crosstill.transfer.export import export
+from crosstill.transfer.target import whole_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,8 @@ class _Run:
             recipe.teacher, revision=settings.teacher_revision, trust_remote_code=trust
         )
         text_encoder(teacher_tokenizer)  # a tokenizer that cannot be read fails before weights load
-        target = load_tokenizer(recipe.student_tokenizer) if recipe.student_tokenizer else None
+        other = recipe.student_tokenizer
+        target = None if other is None else whole_tokenizer(other, tokenizer)
         student = load_model(
             recipe.student,
             dtype=settings.student_dtype,

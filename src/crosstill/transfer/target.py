@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from tokenizers import AddedToken
 
 from crosstill.errors import ConfigError, TokenizerError
-from crosstill.hub import load_stated_tokenizer
+from crosstill.hub import load_stated_tokenizer, load_tokenizer
 from crosstill.text.encode import TextEncoder, text_encoder
 from crosstill.text.parts import tokenizer_parts
 from crosstill.text.spec import TokenizerSpec, read_spec
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 log = logging.getLogger(__name__)
+
+BYTES = "bytes"
+"""Names the tokenizer of a byte model, where else a folder or a name on the hub stands."""
 
 SpecialTokens = Literal["keep", "change"]
 """Whose special tokens, roles and template a model has after a transfer."""
@@ -75,7 +78,7 @@ def target_tokenizer(
             f"{special_tokens!r}: choose one."
         )
     source = text_encoder(source_tokenizer)
-    if str(to) == "bytes":
+    if str(to) == BYTES:
         if special_tokens == "change":
             raise ConfigError(
                 "special_tokens: expected 'keep' for bytes, got 'change': bytes have no special "
@@ -87,6 +90,24 @@ def target_tokenizer(
     made.name_or_path = str(to)
     tokenizer_parts(made)  # what it cannot spell shows here
     return made
+
+
+def whole_tokenizer(
+    name: str, source_tokenizer: "PreTrainedTokenizerFast | TextEncoder", **loading: Any
+) -> "PreTrainedTokenizerFast":
+    """Another's tokenizer with its own special tokens, or bytes with those of the source.
+
+    Args:
+        name: a folder, a name on the hub, or "bytes".
+        source_tokenizer: the tokenizer that the model was trained with.
+        loading: as `load_tokenizer` takes it.
+
+    Raises:
+        ConfigError: there is no such tokenizer.
+        TrustError: it asks for code.
+        TokenizerError: the source cannot be read.
+    """
+    return byte_tokenizer(source_tokenizer) if name == BYTES else load_tokenizer(name, **loading)
 
 
 def _kept(target: "PreTrainedTokenizerFast", source: TextEncoder) -> "PreTrainedTokenizerFast":
