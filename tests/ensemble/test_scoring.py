@@ -4,10 +4,12 @@ import torch
 
 import tiny_models
 import tiny_tokenizers
-from crosstill.ensemble import Ensemble
+from crosstill.ensemble import Ensemble, scoring
 from crosstill.ensemble.mixing import MIXES
 from crosstill.errors import ConfigError, DataError
+from crosstill.evaluation import bits_per_byte
 from crosstill.evaluation.bits_per_byte import score, score_texts
+from crosstill.transfer.bytelevel import byte_tokenizer
 from oracle import ensemble as oracle
 from tiny_ensembles import (
     metaspace_tokenizer,
@@ -38,6 +40,17 @@ def test_an_ensemble_of_one_scores_as_its_member(tokenizer, make, max_length):
     np.testing.assert_allclose(found.nats, expected.nats, rtol=1e-6)
     assert found.bytes.tolist() == expected.bytes.tolist()
     assert found.bits_per_byte == pytest.approx(expected.bits_per_byte, rel=1e-6)
+
+
+def test_an_ensemble_of_one_byte_model_has_the_windows_of_its_member(tokenizer, monkeypatch):
+    narrow = byte_tokenizer(tokenizer)
+    one = model(narrow, 0)
+    for module in (bits_per_byte, scoring):
+        monkeypatch.setattr(module, "MAX_LENGTH", 12)
+    found = Ensemble([one], [narrow]).score(TEXTS)
+    np.testing.assert_allclose(found.nats, score_texts(one, narrow, TEXTS).nats, rtol=1e-6)
+    short = score_texts(one, narrow, TEXTS, max_length=12).nats
+    assert not np.allclose(found.nats, short, rtol=1e-6)
 
 
 @pytest.mark.parametrize("prompt", ["Where is t", CHAT])

@@ -71,7 +71,7 @@ def score(
     *,
     greedy: bool = False,
     chat_template_kwargs: Mapping[str, Any] | None = None,
-    max_length: int = MAX_LENGTH,
+    max_length: int | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> GreedyScores:
     """Compute nats and bytes of texts, or of responses given their prompts.
@@ -84,7 +84,8 @@ def score(
         texts: plain texts, or pairs of a prompt (text or chat messages) and a response.
         greedy: also say whether each text is what greedy search would have written.
         chat_template_kwargs: arguments of the chat templates.
-        max_length: longest window in tokens; the members' own limits hold as well.
+        max_length: longest window in tokens, None for 2048 (or 8192 bytes); the members' own limits
+            hold as well.
         tokens_per_batch: padded tokens that run at a time; memory grows with it.
 
     Raises:
@@ -97,7 +98,8 @@ def score(
         passage(encoders, common, prompt, response, chat_template_kwargs)
         for prompt, response in pairs
     ]
-    limit = min(max_length, ensemble.config.max_position_embeddings or max_length)
+    asked = max_length or max(encoder.budget(MAX_LENGTH) for encoder in encoders)
+    limit = min(asked, ensemble.config.max_position_embeddings or asked)
     cut = [window for k, one in enumerate(found) for window in _windows(one, k, limit)]
     cut.sort(key=len, reverse=True)
     nats, best = np.zeros(len(found)), np.ones(len(found), bool)
