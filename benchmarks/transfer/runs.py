@@ -94,6 +94,7 @@ RUNS: dict[str, Run] = {
             "body-2e-4": {"rate": 2e-4},
             "body-4e-4": {"rate": 4e-4},
             "rows-2": {"rows_per_step": 2},
+            "length-96": {"max_length": 96, "rows_per_step": 8},
             "hidden-2": {"objectives": {"prefix_kl": {}, "hidden": HIDDEN}},
             "fit-1-epoch": {"initial": {"fit": {"epochs": 1}}},
         }.items()
