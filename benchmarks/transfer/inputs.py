@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from texts import held_out_prompts, held_out_texts, real_texts
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
-from writing import write
+from writing import write, write_more
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -30,6 +30,7 @@ from crosstill.transfer.target import target_tokenizer
 
 VOCABULARY = 8_000
 OWN_ROWS = 1_500
+MORE_ROWS = 1_500
 MEASURED_TOKENS = 64
 
 REAL_TOKENIZERS = {"qwen3": "qwen3", "llama3": "llama3", "gemma3": "gemma3"}
@@ -69,12 +70,16 @@ class Inputs:
         return load_tokenizer(place)
 
     def rows(self, text: str) -> list[dict[str, Any]]:
-        """Rows to train on: `own`, which the teacher wrote, or `real`."""
+        """Rows to train on: `own`, which the teacher wrote, `wide` with more kinds, or `real`."""
         if text == "real":
             return [{"text": one} for one in real_texts()]
-        place = self.folder / "own.jsonl"
-        if not place.exists():
-            write(self.teacher(), text_encoder(self.tokenizer), place, OWN_ROWS, seed=0)
+        if text == "wide":
+            return [*self.rows("own"), *self.rows("more")]
+        place, encoder = self.folder / f"{text}.jsonl", text_encoder(self.tokenizer)
+        if not place.exists() and text == "own":
+            write(self.teacher(), encoder, place, OWN_ROWS, seed=0)
+        elif not place.exists():
+            write_more(self.teacher(), encoder, place, MORE_ROWS, OWN_ROWS // 3, seed=0)
         lines = place.read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines if line]
 

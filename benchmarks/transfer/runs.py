@@ -20,7 +20,7 @@ class Run:
         target: the tokenizer: bpe8k, qwen3, llama3, gemma3 or bytes.
         initial: how the embeddings begin.
         objectives: what is trained; empty: the start is measured, no more.
-        text: `own`, which the teacher wrote, or `real`.
+        text: `own`, which the teacher wrote, `wide` with more kinds of it, or `real`.
         tokens: of the student, trained on.
         rate: of the body.
         embedding_rate: of the embeddings.
@@ -51,6 +51,8 @@ def _alm(**options: Any) -> dict[str, Any]:
 RUNS: dict[str, Run] = {
     "default": DEFAULT,
     "default-300k": replace(DEFAULT, tokens=300_000),
+    "default-wide": replace(DEFAULT, text="wide"),
+    "default-wide-300k": replace(DEFAULT, text="wide", tokens=300_000),
     # methods, from one start each
     **{
         f"{name}{'' if start == 'fit' else '-' + start}": replace(

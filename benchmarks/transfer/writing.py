@@ -6,6 +6,7 @@ what a user would ask (Magpie, arXiv 2406.08464), and then answers it.
 
 import json
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,35 @@ OPENING = 20
 
 ROWS_AT_A_TIME = 96
 
+VERBS = (
+    "Write", "Create", "Make", "List", "Give", "Explain", "Describe", "Convert", "Translate",
+    "Summarize", "Rewrite", "Compare", "Classify", "Generate", "Plan", "Edit", "Suggest", "Find",
+    "Design", "Choose", "Correct", "Answer", "Name", "Identify", "Provide", "Turn",
+)  # fmt: skip
+"""What a task may begin with. By itself the model mostly asks whether it can be helped."""
 
-def chats(model: PreTrainedModel, encoder: TextEncoder, count: int, seed: int) -> list[Any]:
-    """Let the teacher ask and answer."""
+PARTS = {"tasks": 0.45, "functions": 0.2, "signatures": 0.2, "prose": 0.15}
+"""Shares of the kinds among further rows."""
+
+
+def chats(
+    model: PreTrainedModel,
+    encoder: TextEncoder,
+    count: int,
+    seed: int,
+    begin: Sequence[str] = ("",),
+) -> list[Any]:
+    """Let the teacher ask, from these words in turn, and answer."""
     marker = "\u2042"
     empty = encoder.tokenizer.apply_chat_template(
         [{"role": "user", "content": marker}], tokenize=False, add_generation_prompt=True
     )
-    opening = encoder.tokenizer(str(empty).split(marker)[0], add_special_tokens=False).input_ids
-    asked = _texts(model, encoder, [list(opening)] * count, ASKED, seed)
-    questions = [[{"role": "user", "content": text.strip()}] for text in asked if text.strip()]
+    opening = str(empty).split(marker)[0]
+    words = [begin[number % len(begin)] for number in range(count)]
+    ids = [encoder.tokenizer(opening + word, add_special_tokens=False).input_ids for word in words]
+    asked = _texts(model, encoder, [list(one) for one in ids], ASKED, seed)
+    texts = [(word + text).strip() for word, text in zip(words, asked, strict=True)]
+    questions = [[{"role": "user", "content": text}] for text in texts if text]
     prompts = [_chat_ids(encoder, one) for one in questions]
     answers = _texts(model, encoder, prompts, ANSWERED, seed + 1)
     return [
@@ -53,19 +73,61 @@ def continued(
     return [{"text": prompt + text} for prompt, text in zip(prompts, texts, strict=True)]
 
 
+def write_more(
+    model: PreTrainedModel, encoder: TextEncoder, path: Path, rows: int, used: int, seed: int
+) -> None:
+    """Write further rows, of more kinds: tasks, other functions, signatures, and other prose.
+
+    Args:
+        model: the teacher.
+        encoder: its tokenizer.
+        path: of the rows; what is there already is kept.
+        rows: how many.
+        used: functions and openings of prose that `write` has used.
+        seed: of `write` as well.
+    """
+    heads = shuffled(functions(), seed)
+    count = {name: round(share * rows) for name, share in PARTS.items()}
+    signed = [_signature(head) for head in heads if _signature(head)]
+    openings = _prose(used + count["prose"], seed)[used:]
+    parts = {
+        "tasks": lambda: chats(model, encoder, count["tasks"], seed + 4, VERBS),
+        "functions": lambda: continued(
+            model, encoder, heads[used : used + count["functions"]], seed + 6
+        ),
+        "signatures": lambda: continued(model, encoder, signed[-count["signatures"] :], seed + 7),
+        "prose": lambda: continued(model, encoder, openings, seed + 8),
+    }
+    _write_parts(path, parts, rows, seed)
+
+
+def _signature(head: str) -> str:
+    """The head of a function up to where its docstring begins; "" where that is not found."""
+    signature, quotes, _ = head.partition('"""')
+    return signature + quotes if quotes and len(signature) < 200 else ""
+
+
 def write(model: PreTrainedModel, encoder: TextEncoder, path: Path, rows: int, seed: int) -> None:
     """Write rows, a third of each kind, mixed; what is there already is kept."""
-    parts = [
-        ("chat", lambda n: chats(model, encoder, n, seed)),
-        ("code", lambda n: continued(model, encoder, shuffled(functions(), seed)[:n], seed + 2)),
-        ("prose", lambda n: continued(model, encoder, _prose(n, seed), seed + 3)),
-    ]
+    each = -(-rows // 3)
+    heads = shuffled(functions(), seed)[:each]
+    parts = {
+        "chat": lambda: chats(model, encoder, each, seed),
+        "code": lambda: continued(model, encoder, heads, seed + 2),
+        "prose": lambda: continued(model, encoder, _prose(each, seed), seed + 3),
+    }
+    _write_parts(path, parts, rows, seed)
+
+
+def _write_parts(
+    path: Path, parts: Mapping[str, Callable[[], list[Any]]], rows: int, seed: int
+) -> None:
     found: list[Any] = []
-    for name, make in parts:
+    for name, make in parts.items():
         part = path.with_name(f"{path.stem}-{name}.jsonl")
         if not part.exists():
             print(f"the teacher writes: {name}", file=sys.stderr, flush=True)
-            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in make(-(-rows // 3))]
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in make()]
             part.write_text("".join(lines), encoding="utf-8")
         found += [line + "\n" for line in part.read_text(encoding="utf-8").split("\n") if line]
     path.write_text("".join(shuffled(found, seed)[:rows]), encoding="utf-8")
