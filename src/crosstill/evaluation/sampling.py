@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from crosstill.evaluation.scoring import device_of, evaluating
 
@@ -48,11 +49,14 @@ def sample(
     device = device_of(model)
     generator = torch.Generator(device=device).manual_seed(seed)
     found: list[list[int]] = [[] for _ in openings]
-    with evaluating(model):
+    short = len(openings) <= rows_per_batch  # nothing to show before it is done
+    bar = tqdm(total=len(openings), desc="writing", unit="text", delay=2, disable=short)
+    with evaluating(model), bar:
         for rows in _batches([len(ids) for ids in openings], rows_per_batch):
             drawn = _continue(model, [openings[r] for r in rows], stop, max_new_tokens, generator)
             for row, ids in zip(rows, drawn, strict=True):
                 found[row] = ids
+            bar.update(len(rows))
     return found
 
 
