@@ -99,6 +99,7 @@ RUNS: dict[str, Run] = {
             "length-96": {"max_length": 96, "rows_per_step": 8},
             "hidden-2": {"objectives": {"prefix_kl": {}, "hidden": HIDDEN}},
             "fit-1-epoch": {"initial": {"fit": {"epochs": 1}}},
+            "spell": {"initial": {"spell": {}}},
         }.items()
     },
     # other tokenizers
@@ -123,6 +124,7 @@ RUNS: dict[str, Run] = {
             "omp": "omp",
             "random": "random",
             "suffix": "suffix",
+            "spell": {"spell": {}},
         }.items()
     },
 }

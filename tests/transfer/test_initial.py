@@ -48,8 +48,15 @@ def given(pair, *, tied=False, bias=False, surplus=7, dtype=torch.float32, seed=
     return Source(model, source, target, tiny_tokenizers.TEXTS, seed)
 
 
+SHORT = {"spell": {"spelled": 2_000, "epochs": 1}}
+
+
+def quick(name):
+    return parse_initialiser({name: SHORT.get(name, {})})
+
+
 def made(name, source):
-    return parse_initialiser(name).tables(source)
+    return quick(name).tables(source)
 
 
 def all_of(tables):
@@ -75,7 +82,7 @@ def test_special_tokens_go_by_role(name, pair):
     source = given(pair)
     tables, report = made(name, source)
     old, new = source.source.roles, source.target.roles
-    for role in ("eos", "eot"):
+    for role in () if initialisers()[name].changes_body else ("eos", "eot"):
         row = source.tables.input[getattr(old, role)]
         assert torch.equal(tables.input[getattr(new, role)], row), role
     assert report.by_role >= 3
@@ -140,11 +147,12 @@ def test_the_model_stays_as_it_is(name, pair, tied):
 def test_a_transplanted_model_reads_the_new_tokens(name, pair, tied):
     model = given(pair, tied=tied, surplus=0).model
     body = {key: value.clone() for key, value in model.model.layers.state_dict().items()}
-    transplant(model, *pair, initial=name, texts=tiny_tokenizers.TEXTS)
+    transplant(model, *pair, initial=quick(name), texts=tiny_tokenizers.TEXTS)
     ids = torch.tensor([pair[1].encode("The cat sat")])
     assert model(input_ids=ids, labels=ids).loss.isfinite()
     after = model.model.layers.state_dict()
-    assert all(torch.equal(value, after[key]) for key, value in body.items())
+    kept = [key for key in body if not (initialisers()[name].changes_body and key[0] == "0")]
+    assert all(torch.equal(body[key], after[key]) for key in kept)
 
 
 @every
@@ -156,7 +164,7 @@ def test_an_unknown_option_is_refused(name):
 @every
 def test_options_have_defaults_and_a_line_of_help(name):
     made = parse_initialiser(name)
-    described = type(made).__doc__
+    described = "".join(kind.__doc__ or "" for kind in type(made).__mro__)
     for option in dataclasses.fields(made):
         assert f"        {option.name}: " in described, option.name
     assert "Source: " in described or name in ("random",)

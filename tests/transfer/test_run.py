@@ -174,6 +174,17 @@ def test_without_data_the_embeddings_are_initialised_and_that_is_exported(models
     assert "Nothing was trained" in (tmp_path / "out" / "model" / "README.md").read_text()
 
 
+def test_first_blocks_that_learn_to_spell_keep_a_teacher_of_their_own(models, tmp_path):
+    initial = {"spell": {"spelled": 2_000, "epochs": 1}}
+    recipe = recipe_of(tmp_path, models, initial=initial, mode="embeddings", **UNMEASURED)
+    assert not recipe.one_body
+    assert load_transfer(tmp_path / "transfer.yaml", {"initial": "fvt"}).one_body
+    transfer(recipe)
+    before, after = body(models / "student"), body(tmp_path / "out" / "model")
+    other = {name for name in before if not torch.equal(before[name], after[name])}
+    assert other == {name for name in before if name.startswith("model.layers.0.")}
+
+
 def test_bytes(models, tmp_path):
     summary = transfer(recipe_of(tmp_path, models, to="bytes", **UNMEASURED))
     tokenizer = hf.AutoTokenizer.from_pretrained(tmp_path / "out" / "model")

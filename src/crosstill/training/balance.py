@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from crosstill.blocks import block_count, transformer_blocks
 from crosstill.errors import ConfigError
 from crosstill.heads import under_adapters
 from crosstill.objectives import MixLoss
@@ -177,16 +178,13 @@ def last_block(model: nn.Module) -> list[nn.Parameter]:
     Raises:
         ConfigError: No list of blocks can be found, or none of them is trained.
     """
-    count = under_adapters(model).config.get_text_config().num_hidden_layers  # type: ignore[union-attr]
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            for block in reversed(list(module)):
-                trained = [weight for weight in block.parameters() if weight.requires_grad]
-                if trained:
-                    return trained
+    for block in reversed(transformer_blocks(model) or []):
+        trained = [weight for weight in block.parameters() if weight.requires_grad]
+        if trained:
+            return trained
     raise ConfigError(
         f"weighting gradmag and gradnorm measure gradients in the last transformer block, but no "
-        f"list of {count} blocks with a weight that is trained was found in "
+        f"list of {block_count(model)} blocks with a weight that is trained was found in "
         f"{type(under_adapters(model)).__name__}. Use weighting: uncertainty or fixed"
     )
 

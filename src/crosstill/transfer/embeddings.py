@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from crosstill.errors import ConfigError
 from crosstill.text.encode import TextEncoder, text_encoder
 from crosstill.transfer.initial import (
@@ -58,10 +60,13 @@ def transplant(
     if maker.needs_texts and not texts:
         raise ConfigError(f"the initialiser {maker.name!r} reads texts, and none were given")
     source, target = text_encoder(source_tokenizer), text_encoder(target_tokenizer)
-    tables, report = maker.tables(Source(model, source, target, texts, seed))
-    write_tables(model, tables)
+    start = maker.start(Source(model, source, target, texts, seed))
+    write_tables(model, start.tables)
+    with torch.no_grad():
+        for name, value in start.body.items():
+            model.get_parameter(name).copy_(value)
     _update_config(model, target)
-    return report
+    return start.report
 
 
 def _update_config(model: "PreTrainedModel", target: TextEncoder) -> None:

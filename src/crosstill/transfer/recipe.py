@@ -126,7 +126,8 @@ class TransferRecipe:
     def one_body(self) -> bool:
         """Whether the teacher has the student's body: nothing trains it, nor merges into it."""
         modes = [stage.train for stage in self.stages]
-        return all(shares_body(mode) for mode in modes) and "lora" not in modes[:-1]
+        kept = all(shares_body(mode) for mode in modes) and "lora" not in modes[:-1]
+        return kept and not parse_initialiser(self.initial).changes_body
 
     def beginning(self) -> dict[str, Any]:
         """What decides the model that training begins with."""

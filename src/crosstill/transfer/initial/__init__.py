@@ -4,6 +4,7 @@ from crosstill.transfer.initial.base import (
     DEFAULT,
     Initialiser,
     Source,
+    Start,
     TransplantReport,
     initialisers,
     parse_initialiser,
@@ -14,12 +15,14 @@ from crosstill.transfer.initial.fvt import Fvt
 from crosstill.transfer.initial.mean import Mean
 from crosstill.transfer.initial.omp import Omp
 from crosstill.transfer.initial.random import Random
+from crosstill.transfer.initial.spell import Spell
 from crosstill.transfer.initial.suffix import Suffix
 
 __all__ = [
     "DEFAULT",
     "Initialiser",
     "Source",
+    "Start",
     "TransplantReport",
     "initialisers",
     "parse_initialiser",
@@ -32,3 +35,4 @@ register(Omp)
 register(Random)
 register(Suffix)
 register(Fit)
+register(Spell)

@@ -7,7 +7,7 @@ hidden.
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -49,6 +49,21 @@ class TransplantReport:
     mean: int
     combined: int = 0
     drawn: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What a model begins with under its new tokenizer.
+
+    Attributes:
+        tables: The new tables.
+        report: Where their rows come from.
+        body: Weights of the body that are others now, by their names in the model.
+    """
+
+    tables: Tables
+    report: TransplantReport
+    body: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,11 +138,21 @@ class Initialiser(ABC):
         name: How recipes call it.
         needs_texts: Whether it can do nothing without texts.
         keeps_exact: Whether tokens that both vocabularies have keep their rows bit for bit.
+        changes_body: Whether the body gets other weights as well.
     """
 
     name: ClassVar[str]
     needs_texts: ClassVar[bool] = False
     keeps_exact: ClassVar[bool] = True
+    changes_body: ClassVar[bool] = False
+
+    def start(self, source: Source) -> Start:
+        """Make all that the model begins with.
+
+        Args:
+            source: The model and both tokenizers; nothing in it is changed.
+        """
+        return Start(*self.tables(source))
 
     @abstractmethod
     def tables(self, source: Source) -> tuple[Tables, TransplantReport]:

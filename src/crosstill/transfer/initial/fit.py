@@ -107,8 +107,17 @@ class Fit(Initialiser):
             DataError: no text can be read in both tokenizers.
         """
         first, report = Fvt().tables(source)
+        return self.with_head(source, body_view(source.model), first), report
+
+    def with_head(self, source: Source, student: PreTrainedModel, first: Tables) -> Tables:
+        """Fit a head to the states of a model that reads with these tables.
+
+        Args:
+            source: whose predictions it is fitted to.
+            student: the body that reads; its tables are replaced.
+            first: its input, and the head that the fit begins with.
+        """
         first = replace(first, output=first.head.clone())
-        student = body_view(source.model)
         write_tables(student, first)
         heads = _head(source.model), _head(student)
         seen = self._read(source, student, heads)
@@ -116,7 +125,7 @@ class Fit(Initialiser):
         mix.prepare(model_pair(student, source.target, source.model, source.source))
         teacher = heads[0].matrix(len(source.tables.input))
         weight = self._fitted(heads[1].matrix(), _losses(mix, teacher, source), seen, source.seed)
-        return replace(first, output=weight.to(first.input.dtype)), report
+        return replace(first, output=weight.to(first.input.dtype))
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -157,7 +166,7 @@ class Fit(Initialiser):
             pad_to_multiple_of=MULTIPLE,
             loss_on="all",
         )
-        rows = [_row(text) for text in source.texts]
+        rows = [as_row(text) for text in source.texts]
         skipped, read = torch.zeros(len(REASONS), dtype=torch.long), 0
         for start in range(0, len(rows), self.rows_per_step):
             part = rows[start : start + self.rows_per_step]
@@ -233,5 +242,6 @@ def _head(model: PreTrainedModel) -> HeadSplit:
     )
 
 
-def _row(text: str | Mapping[str, Any]) -> Mapping[str, Any]:
+def as_row(text: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row as a trainer reads it; a text alone is one."""
     return {"text": text} if isinstance(text, str) else text
