@@ -153,19 +153,23 @@ class Fit(Initialiser):
                     break
         return seen
 
-    def _batches(self, source: Source) -> Iterator[dict[str, Tensor]]:
-        """Yield batches of texts that both tokenizers can read.
-
-        Raises:
-            DataError: there is none.
-        """
-        collator = PairCollator(
+    def collator(self, source: Source) -> PairCollator:
+        """What makes batches of rows for both tokenizers."""
+        return PairCollator(
             source.target,
             source.source,
             max_length=budgets(source.target, source.source, self.max_length),
             pad_to_multiple_of=MULTIPLE,
             loss_on="all",
         )
+
+    def _batches(self, source: Source) -> Iterator[dict[str, Tensor]]:
+        """Yield batches of texts that both tokenizers can read.
+
+        Raises:
+            DataError: there is none.
+        """
+        collator = self.collator(source)
         rows = [as_row(text) for text in source.texts]
         skipped, read = torch.zeros(len(REASONS), dtype=torch.long), 0
         for start in range(0, len(rows), self.rows_per_step):

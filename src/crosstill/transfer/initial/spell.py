@@ -3,7 +3,6 @@
 Axes: B sequences, T tokens, N chunks, V ids, D hidden.
 """
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -17,19 +16,16 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from crosstill.blocks import states_after, transformer_blocks
-from crosstill.data.collate import PairCollator
 from crosstill.errors import ConfigError
 from crosstill.evaluation.scoring import device_of, evaluating
 from crosstill.functional.hidden import hidden_loss
 from crosstill.functional.rows import chunk_rows
-from crosstill.text.encode import TextEncoder, budgets
+from crosstill.text.encode import TextEncoder
 from crosstill.transfer.initial.base import Source, Start, TransplantReport
-from crosstill.transfer.initial.fit import BETAS, FUSED, MULTIPLE, Fit, as_row
+from crosstill.transfer.initial.fit import BETAS, FUSED, Fit, as_row
 from crosstill.transfer.initial.fvt import Fvt
 from crosstill.transfer.self_teacher import body_view
 from crosstill.transfer.tables import Tables, write_tables
-
-log = logging.getLogger(__name__)
 
 WARM_UP = 0.1
 """Of the training, in which the rates rise from 0; afterwards they fall to 0 in a line."""
@@ -48,8 +44,8 @@ class Spell(Fit):
     another vocabulary the same word is other tokens, often more. Here the input embeddings (from
     the averages of `fvt`) and the first blocks are trained until their state at the end of each
     chunk is the one that the model's own first blocks have there. It takes no head, no block above
-    and no label, so a token costs a fraction of what it costs in training. Half of the words come
-    from no text: tokens of the old vocabulary in random order, so that rare ones are met as well.
+    and no label, so a token costs a fraction of what it costs in training. Two thirds of the rows
+    are no text: tokens of the old vocabulary in random order, so that rare ones are met as well.
 
     Afterwards the head is fitted to the states of this body (`fit`). The blocks above stay as they
     are. As the body changes, a teacher cannot share it: stages that would otherwise share one keep
@@ -164,13 +160,7 @@ class Spell(Fit):
 
     def _spelled(self, source: Source) -> Iterator[dict[str, Tensor]]:
         """Yield batches of texts and of drawn tokens, without end."""
-        collator = PairCollator(
-            source.target,
-            source.source,
-            max_length=budgets(source.target, source.source, self.max_length),
-            pad_to_multiple_of=MULTIPLE,
-            loss_on="all",
-        )
+        collator = self.collator(source)
         device, draws = device_of(source.model), np.random.default_rng(source.seed)
         texts = [as_row(text) for text in source.texts]
         texts = [texts[place] for place in draws.permutation(len(texts))]
