@@ -197,7 +197,8 @@ def test_a_byte_student_is_taught_the_exact_next_byte():
     mass = TeacherMass(logits[block.teacher[1]], tables.starts)
     classes, _ = start_targets(mass, block, tables)
     target = torch.zeros(len(classes), len(student), dtype=classes.dtype)
-    target[:, tables.class_token] = classes[:, :-1]
+    begin, end = tables.starts.child[:2]
+    target[:, tables.starts.token[begin:end]] = classes[:, :-1]
     expected = np.zeros(4)
     for v, start in enumerate(teacher):
         for w, end in enumerate(teacher):

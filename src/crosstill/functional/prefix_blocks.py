@@ -25,7 +25,6 @@ class PrefixTables:
             may come first there, in the order of their nodes below the root of `starts`, and as the
             last those that no teacher token tells anything about. A token that spans several
             teacher tokens is with the token that begins the first of them.
-        class_token: [C], what each class but the last is named after.
         teacher_class: for each teacher token, the class of the first student token of its spelling;
             the last class where it has none.
         above: [Vs, D], for tokens of `longer` the node of `longer` after each of its teacher
@@ -37,7 +36,6 @@ class PrefixTables:
     starts: PrefixTree
     longer: PrefixTree
     classes: Classes
-    class_token: Int64[Tensor, " C"]
     teacher_class: Int64[Tensor, " Vt"]
     above: Int64[Tensor, "Vs D"]
     student_bytes: Int64[Tensor, " Vs"]

@@ -74,7 +74,7 @@ def start_targets(
         The mass of each class, 0 for the last, and the probability that the teacher's last token
         ended there.
     """
-    row, known = block.start_teacher, len(tables.class_token)
+    row, known = block.start_teacher, len(tables.classes) - 1
     ended = mass.whole.new_ones(len(row))
     here = mass.below(block.exit_teacher, block.exit_node)
     seen = here > TINY

@@ -52,7 +52,6 @@ def prefix_tables(
     longer = prefix_table(student_spelled, keep=pooled)
     names = np.unique(begins[begins >= 0])  # as the root's children are sorted
     arrays = {
-        "class_token": names,
         "teacher_class": _numbered(begins, names),
         "above": _ancestors(longer, len(kind)),
         "student_bytes": student_bytes,
