@@ -62,6 +62,16 @@ def test_the_first_block_reads_words_as_the_model_did(to_bytes):
     assert distance(to_bytes, spelled) < 0.7 * distance(to_bytes, averaged)
 
 
+def test_an_autocast_around_it_keeps_no_weights_of_earlier_steps(to_bytes):
+    # autocast keeps its copies of trained weights until it is left: here that is the whole start
+    plain, within = copy.deepcopy(to_bytes.model), copy.deepcopy(to_bytes.model)
+    pair = to_bytes.source, to_bytes.target
+    transplant(plain, *pair, initial=Spell(**QUICK), texts=TEXTS)
+    with torch.autocast("cpu", torch.bfloat16):
+        transplant(within, *pair, initial=Spell(**QUICK), texts=TEXTS)
+    assert distance(to_bytes, within) < 1.1 * distance(to_bytes, plain)
+
+
 def test_only_the_first_blocks_and_the_tables_change(to_bytes):
     start = Spell(**QUICK).start(to_bytes)
     first = {n for n, _ in to_bytes.model.named_parameters() if n.startswith("model.layers.0.")}

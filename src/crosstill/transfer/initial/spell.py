@@ -151,6 +151,7 @@ class Spell(Fit):
                 nn.utils.clip_grad_norm_([*weights, *table.parameters()], CLIP)
                 optimizer.step()
                 optimizer.zero_grad()
+                torch.clear_autocast_cache()  # an autocast around all this keeps what it has cast
                 tokens = int(batch["student_attention_mask"].sum())
                 read += tokens
                 bar.update(tokens)
