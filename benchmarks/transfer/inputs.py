@@ -155,6 +155,7 @@ def quick_divergence(
 
 def real_bits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, float]:
     """Bits per byte on held-out real texts, by kind and by language."""
-    return {
-        name: bits_per_byte(model, tokenizer, texts) for name, texts in held_out_texts().items()
-    }
+    with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+        return {
+            name: bits_per_byte(model, tokenizer, texts) for name, texts in held_out_texts().items()
+        }

@@ -20,18 +20,15 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from inputs import Inputs, divergence, quick_divergence, real_bits
+from inputs import Inputs, quick_divergence, real_bits
 from runs import RUNS, Run
-from settings import training
+from settings import faster, training
 from transformers import PreTrainedModel, TrainerCallback
 
 from crosstill import DistillConfig, DistillTrainer
 from crosstill.cli.options import quiet_libraries
 from crosstill.text.encode import text_encoder
 from crosstill.transfer.export import export
-
-POINTS = 4
-"""Of each curve, beside its beginning."""
 
 
 def main() -> None:
@@ -67,9 +64,10 @@ def perform(run: Run, seed: int, inputs: Inputs, folder: Path, keep: Path | None
     before = inputs.start_divergence(run.target, run.initial, run.text)
     facts = {"run": asdict(run), "seed": seed, "start": made, "divergence_before": before}
     curve = [{"tokens": 0, "seconds": 0.0, **before}]
+    model = faster(model)
     if run.objectives:
         trainer = make_trainer(run, seed, model, inputs, folder)
-        clock = Curve(trainer, run.tokens, lambda m: quick_divergence(m, tokenizer, samples), curve)
+        clock = Curve(trainer, run, lambda m: quick_divergence(m, tokenizer, samples), curve)
         trainer.add_callback(clock)
         started = time.monotonic()
         trainer.train()
@@ -78,7 +76,7 @@ def perform(run: Run, seed: int, inputs: Inputs, folder: Path, keep: Path | None
         facts["steps"] = trainer.state.global_step
         facts["student_tokens"] = trainer.progress()["student_tokens"]
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-        curve[-1].update(divergence(model, tokenizer, samples))
+        curve[-1].update(quick_divergence(model, tokenizer, samples))
         if keep:
             export(model.float(), tokenizer, keep, verify=False)
     after = curve[-1]
@@ -95,11 +93,11 @@ def perform(run: Run, seed: int, inputs: Inputs, folder: Path, keep: Path | None
 
 
 class Curve(TrainerCallback):
-    """Measures the divergence a few times on the way, and at the end."""
+    """Measures the divergence a few times on the way; at the end it notes tokens and seconds."""
 
-    def __init__(self, trainer: DistillTrainer, tokens: int, measure: Any, curve: list) -> None:
+    def __init__(self, trainer: DistillTrainer, run: Run, measure: Any, curve: list) -> None:
         self.trainer, self.measure, self.curve = trainer, measure, curve
-        self.marks = [tokens * point / POINTS for point in range(1, POINTS)]
+        self.marks = [run.tokens * point / run.points for point in range(1, run.points)]
         self.started, self.measuring = time.monotonic(), 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -112,7 +110,9 @@ class Curve(TrainerCallback):
                 self.trainer.model, keep_fp32_wrapper=False
             )
             seconds = round(begun - self.started - self.measuring, 1)
-            self.curve.append({"tokens": tokens, "seconds": seconds, **self.measure(model)})
+            last = state.global_step == state.max_steps
+            found = {} if last else self.measure(model)
+            self.curve.append({"tokens": tokens, "seconds": seconds, **found})
             self.measuring += time.monotonic() - begun
 
 
@@ -126,7 +126,7 @@ def make_trainer(
     wanted = enough(rows, tokenizer, run)
     return DistillTrainer(
         model,
-        inputs.teacher(),
+        faster(inputs.teacher()),
         DistillConfig(
             output_dir=str(folder),
             objectives=json.loads(json.dumps(run.objectives)),

@@ -27,6 +27,7 @@ class Run:
         rows_per_step: texts a step.
         max_length: tokens of a text.
         weighting: of several objectives.
+        points: of its curve, beside the beginning.
     """
 
     target: str = "bpe8k"
@@ -39,6 +40,7 @@ class Run:
     rows_per_step: int = 4
     max_length: int = 256
     weighting: str = "fixed"
+    points: int = 4
 
 
 DEFAULT = Run()
@@ -88,7 +90,7 @@ RUNS: dict[str, Run] = {
     "alm-real": replace(DEFAULT, text="real", objectives=_alm()),
     # the recipe itself, on half the tokens
     **{
-        f"tried-{name}": replace(DEFAULT, tokens=50_000, **changes)
+        f"tried-{name}": replace(DEFAULT, tokens=50_000, points=1, **changes)
         for name, changes in {
             "default": {},
             "embeddings-6e-4": {"embedding_rate": 6e-4},
@@ -108,7 +110,9 @@ RUNS: dict[str, Run] = {
             DEFAULT,
             target=target,
             objectives=objectives,
+            tokens=100_000 if target == "bytes" else 50_000,
             max_length=1024 if target == "bytes" else 256,
+            points=2,
         )
         for target in ("qwen3", "llama3", "gemma3", "bytes")
         for name, objectives in {"default": PREFIX_KL, "sft": {"sft": {}}}.items()
