@@ -1,30 +1,11 @@
 """How the benchmarks that compare methods train: one place, so that their figures compare."""
 
-import shutil
 from typing import Any
 
 from demo import fast_bfloat16
-from transformers import PreTrainedModel
-
-from crosstill.blocks import transformer_blocks
 
 AT_A_TIME = 4
 """Rows of one forward pass, at most."""
-
-
-def faster(model: PreTrainedModel) -> PreTrainedModel:
-    """Compile the blocks of a model where there is a compiler: 1.6 times as fast on a processor.
-
-    Short sequences in small batches spend most of their time between the products: in norms,
-    rotations, casts, and in the fused attention's backward pass. Compiled blocks with plain
-    attention do the same in one pass over memory (docs/results/transfer.md has the figures).
-    """
-    blocks = transformer_blocks(model)
-    if blocks is not None and shutil.which("c++"):
-        model.set_attn_implementation("eager")
-        for block in blocks:
-            block.compile(dynamic=True)
-    return model
 
 
 def training(

@@ -22,11 +22,13 @@ import torch
 from datasets import Dataset
 from inputs import Inputs, quick_divergence, real_bits
 from runs import RUNS, Run
-from settings import faster, training
+from settings import training
 from transformers import PreTrainedModel, TrainerCallback
 
 from crosstill import DistillConfig, DistillTrainer
 from crosstill.cli.options import quiet_libraries
+from crosstill.teachers.local import LocalTeacher
+from crosstill.teachers.reword import Rewording
 from crosstill.text.encode import text_encoder
 from crosstill.transfer.export import export
 
@@ -59,17 +61,21 @@ def main() -> None:
 
 def perform(run: Run, seed: int, inputs: Inputs, folder: Path, keep: Path | None) -> dict[str, Any]:
     """Make the start, train, measure, and keep the model if asked to."""
-    model, made = inputs.start(run.target, run.initial, run.text)
+    begun = run.target, run.initial, "real" if run.text == "real" else "own"
+    model, made = inputs.start(*begun)
     tokenizer, samples = inputs.target(run.target), inputs.samples()
-    before = inputs.start_divergence(run.target, run.initial, run.text)
+    before = inputs.start_divergence(*begun)
     facts = {"run": asdict(run), "seed": seed, "start": made, "divergence_before": before}
     curve = [{"tokens": 0, "seconds": 0.0, **before}]
-    model = faster(model)
     if run.objectives:
-        trainer = make_trainer(run, seed, model, inputs, folder)
-        clock = Curve(trainer, run, lambda m: quick_divergence(m, tokenizer, samples), curve)
-        trainer.add_callback(clock)
         started = time.monotonic()
+        teacher = inputs.teacher()
+        rows = training_rows(run, seed, teacher, inputs)
+        trainer = make_trainer(run, seed, model, teacher, rows, inputs, folder)
+        clock = Curve(
+            trainer, run, started, lambda m: quick_divergence(m, tokenizer, samples), curve
+        )
+        trainer.add_callback(clock)
         trainer.train()
         facts["seconds"] = round(time.monotonic() - started - clock.measuring, 1)
         facts["threads"] = torch.get_num_threads()
@@ -80,7 +86,7 @@ def perform(run: Run, seed: int, inputs: Inputs, folder: Path, keep: Path | None
         if keep:
             export(model.float(), tokenizer, keep, verify=False)
     after = curve[-1]
-    averages = inputs.start_divergence(run.target, "fvt", run.text)
+    averages = inputs.start_divergence(run.target, "fvt", begun[2])
     return {
         **facts,
         "curve": curve,
@@ -95,10 +101,12 @@ def perform(run: Run, seed: int, inputs: Inputs, folder: Path, keep: Path | None
 class Curve(TrainerCallback):
     """Measures the divergence a few times on the way; at the end it notes tokens and seconds."""
 
-    def __init__(self, trainer: DistillTrainer, run: Run, measure: Any, curve: list) -> None:
+    def __init__(
+        self, trainer: DistillTrainer, run: Run, started: float, measure: Any, curve: list
+    ) -> None:
         self.trainer, self.measure, self.curve = trainer, measure, curve
         self.marks = [run.tokens * point / run.points for point in range(1, run.points)]
-        self.started, self.measuring = time.monotonic(), 0.0
+        self.started, self.measuring = started, 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure where a mark is reached."""
@@ -116,22 +124,38 @@ class Curve(TrainerCallback):
             self.measuring += time.monotonic() - begun
 
 
-def make_trainer(
-    run: Run, seed: int, model: PreTrainedModel, inputs: Inputs, folder: Path
-) -> DistillTrainer:
-    """The trainer of a run, with as many rows as its tokens ask for."""
+def training_rows(run: Run, seed: int, teacher: PreTrainedModel, inputs: Inputs) -> Dataset:
+    """As many rows as the tokens of a run ask for, reworded if it says so."""
     rows = inputs.rows(run.text)
     random.Random(seed).shuffle(rows)
     tokenizer = inputs.target(run.target)
-    wanted = enough(rows, tokenizer, run)
+    found = Dataset.from_list(enough(rows, tokenizer, run))
+    if run.reword:  # longer in the student's tokens than they were
+        local = LocalTeacher(teacher, inputs.tokenizer)
+        rewording = Rewording(local, text_encoder(tokenizer), run.reword, seed=seed)
+        found = Dataset.from_list(enough(rewording.dataset(found).to_list(), tokenizer, run))
+    return found
+
+
+def make_trainer(
+    run: Run,
+    seed: int,
+    model: PreTrainedModel,
+    teacher: PreTrainedModel,
+    rows: Dataset,
+    inputs: Inputs,
+    folder: Path,
+) -> DistillTrainer:
+    """The trainer of a run, which reads each row once."""
     return DistillTrainer(
         model,
-        faster(inputs.teacher()),
+        teacher,
         DistillConfig(
             output_dir=str(folder),
             objectives=json.loads(json.dumps(run.objectives)),
             weighting=run.weighting,
-            max_steps=-(-len(wanted) // run.rows_per_step),
+            max_steps=-(-len(rows) // run.rows_per_step),
+            compile_blocks=True,
             **training(
                 rows_per_step=run.rows_per_step,
                 max_length=run.max_length,
@@ -140,8 +164,8 @@ def make_trainer(
                 seed=seed,
             ),
         ),
-        train_dataset=Dataset.from_list(wanted),
-        processing_class=tokenizer,
+        train_dataset=rows,
+        processing_class=inputs.target(run.target),
         teacher_processing_class=inputs.tokenizer,
     )
 

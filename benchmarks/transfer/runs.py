@@ -27,6 +27,7 @@ class Run:
         rows_per_step: texts a step.
         max_length: tokens of a text.
         weighting: of several objectives.
+        reword: share of the words that the teacher replaces by such as the student must spell.
         points: of its curve, beside the beginning.
     """
 
@@ -40,10 +41,15 @@ class Run:
     rows_per_step: int = 4
     max_length: int = 256
     weighting: str = "fixed"
+    reword: float = 0.0
     points: int = 4
 
 
-DEFAULT = Run()
+PLAIN = Run()
+"""What the methods are compared on, and what changes are tried on."""
+
+DEFAULT = replace(PLAIN, rate=2e-4, embedding_rate=6e-4, reword=0.2)
+"""The default recipe, of what was tried."""
 
 
 def _alm(**options: Any) -> dict[str, Any]:
@@ -54,17 +60,19 @@ RUNS: dict[str, Run] = {
     "default": DEFAULT,
     "default-300k": replace(DEFAULT, tokens=300_000),
     "default-wide": replace(DEFAULT, text="wide"),
-    "default-wide-300k": replace(DEFAULT, text="wide", tokens=300_000),
+    "default-wide-300k": replace(DEFAULT, text="wide", tokens=277_000),  # 300,000 with templates
+    "default-spell-wide-300k": replace(DEFAULT, text="wide", tokens=277_000, initial={"spell": {}}),
     # methods, from one start each
     **{
         f"{name}{'' if start == 'fit' else '-' + start}": replace(
-            DEFAULT,
+            PLAIN,
             objectives=objectives,
             initial=FIT if start == "fit" else start,
             weighting="gradmag" if len(objectives) > 1 else "fixed",
         )
         for start in ("fit", "fvt")
         for name, objectives in {
+            "prefix_kl": PREFIX_KL,
             "sft": {"sft": {}},
             "mined": {"mined": {}},
             "uld": {"uld": {}},
@@ -74,34 +82,48 @@ RUNS: dict[str, Run] = {
             "prefix_kl+hidden": {"prefix_kl": {}, "hidden": {}},
         }.items()
     },
-    "prefix_kl-fvt": replace(DEFAULT, initial="fvt"),
+    **{
+        f"{name}-slower": replace(
+            PLAIN,
+            objectives={name: {}},
+            rate=DEFAULT.rate,
+            embedding_rate=DEFAULT.embedding_rate,
+        )
+        for name in ("sft", "alm")
+    },
     # the start
-    **{f"prefix_kl-{name}": replace(DEFAULT, initial=name) for name in ("mean", "omp")},
+    **{f"prefix_kl-{name}": replace(PLAIN, initial=name) for name in ("mean", "omp")},
     # ALM's options
     **{
-        f"alm-temperature-{value}": replace(DEFAULT, objectives=_alm(temperature=float(value)))
-        for value in (1, 5, 100)
+        f"alm-temperature-{value}": replace(PLAIN, objectives=_alm(temperature=float(value)))
+        for value in (1, 5)  # 100 is `alm`
     },
-    "alm-unmerged": replace(DEFAULT, objectives=_alm(merge_threshold=0.0)),
-    "alm-biased": replace(DEFAULT, objectives=_alm(debias=False)),
+    "alm-unmerged": replace(PLAIN, objectives=_alm(merge_threshold=0.0)),
+    "alm-biased": replace(PLAIN, objectives=_alm(debias=False)),
     # the text
+    "prefix_kl-300k": replace(PLAIN, tokens=300_000),
+    "prefix_kl-wide-300k": replace(PLAIN, text="wide", tokens=300_000),
     "default-real": replace(DEFAULT, text="real"),
-    "sft-real": replace(DEFAULT, text="real", objectives={"sft": {}}),
-    "alm-real": replace(DEFAULT, text="real", objectives=_alm()),
+    "sft-real": replace(PLAIN, text="real", objectives={"sft": {}}),
+    "alm-real": replace(PLAIN, text="real", objectives=_alm()),
     # the recipe itself, on half the tokens
     **{
-        f"tried-{name}": replace(DEFAULT, tokens=50_000, points=1, **changes)
+        f"tried-{name}": replace(PLAIN, tokens=50_000, points=1, **changes)
         for name, changes in {
-            "default": {},
+            "prefix_kl": {},
             "embeddings-6e-4": {"embedding_rate": 6e-4},
+            "embeddings-3e-4": {"embedding_rate": 3e-4},
             "embeddings-2.4e-3": {"embedding_rate": 2.4e-3},
             "body-2e-4": {"rate": 2e-4},
+            "both-2e-4-6e-4": {"rate": 2e-4, "embedding_rate": 6e-4},
+            "both-1.2e-4-4e-4": {"rate": 1.2e-4, "embedding_rate": 4e-4},
             "body-4e-4": {"rate": 4e-4},
             "rows-2": {"rows_per_step": 2},
             "length-96": {"max_length": 96, "rows_per_step": 8},
             "hidden-2": {"objectives": {"prefix_kl": {}, "hidden": HIDDEN}},
             "fit-1-epoch": {"initial": {"fit": {"epochs": 1}}},
             "spell": {"initial": {"spell": {}}},
+            **{f"reword-{share}": {"reword": share} for share in (0.1, 0.2, 0.4)},
         }.items()
     },
     # other tokenizers
@@ -110,6 +132,7 @@ RUNS: dict[str, Run] = {
             DEFAULT,
             target=target,
             objectives=objectives,
+            reword=DEFAULT.reword if name == "default" and target != "bytes" else 0.0,
             tokens=100_000 if target == "bytes" else 50_000,
             max_length=1024 if target == "bytes" else 256,
             points=2,

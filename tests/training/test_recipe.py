@@ -80,6 +80,7 @@ def test_all_problems_are_named_at_once(recipe):
         ("a: " + "[" * 500 + "]" * 500, "nested deeper"),
         ("1: a", "not text"),
         (GOOD + "\non_bad_row: ignore", "raise | skip"),
+        (GOOD + "\nreword: -1", "reword is -1: a share of the words, from 0 to 1"),
         (GOOD.replace("training:", "training:\n  output_dir: x"), "at the top"),
     ],
 )

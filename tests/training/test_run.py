@@ -10,11 +10,13 @@ import time
 import pytest
 import torch
 import transformers as hf
+from datasets import Dataset
 
 import tiny_run
 import tiny_tokenizers
 from crosstill.errors import CheckpointError, ConfigError, TrustError
 from crosstill.training.recipe import load_recipe
+from crosstill.training.rewording import REWORDED
 from crosstill.training.run import distill
 
 KEYS = {
@@ -119,6 +121,22 @@ def test_a_student_of_bytes(tmp_path):
     assert model.get_input_embeddings().num_embeddings == len(saved)
 
 
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_words_that_the_student_must_spell_are_put_in_if_asked_for(tmp_path, share):
+    recipe = recipe_of(tmp_path, reword=share, max_steps=2, **UNMEASURED)
+    distill(recipe)
+    file = tmp_path / "out" / REWORDED
+    assert file.exists() == bool(share)
+    if share:
+        read = Dataset.from_file(str(file))
+        assert len(read) == 4  # two steps of two rows
+        texts = {row.get("text") for row in tiny_run.ROWS}
+        assert any(row["text"] not in texts for row in read)
+    again = distill(load_recipe(tmp_path / "recipe.yaml", {"reword": share, "max_steps": 2,
+                                **UNMEASURED}), resume=True)  # fmt: skip
+    assert again["steps"] == 2
+
+
 def test_an_adapter_is_saved_and_merged(tmp_path):
     pytest.importorskip("peft")
     peft = {"r": 4, "target_modules": ["q_proj", "down_proj"]}
@@ -147,6 +165,7 @@ LONG = {**UNMEASURED, "max_steps": 2000, "save_steps": 5000, "logging_steps": 1}
 INTERRUPTED = """
 import json, sys
 from crosstill.training.recipe import load_recipe
+from crosstill.training.rewording import REWORDED
 from crosstill.training.run import distill
 distill(load_recipe(sys.argv[1], json.loads(sys.argv[2])))
 """

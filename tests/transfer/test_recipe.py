@@ -22,7 +22,7 @@ def test_a_recipe_without_more_trains_everything_by_prefix_kl():
     (stage,) = made.stages
     assert (stage.name, stage.train) == ("1-full", "full")
     assert stage.settings.objectives == {"prefix_kl": {"weight": 1.0}}
-    assert rates(stage) == pytest.approx((3e-4, 1.2e-3))
+    assert rates(stage) == pytest.approx((2e-4, 6e-4))
     assert str(stage.settings.folder) == "out/stages/1-full"
     assert (made.special_tokens, made.initial, made.training.loss_on) == ("keep", "fit", "all")
 
@@ -31,6 +31,13 @@ def test_embeddings_begin_by_a_fit_where_there_are_texts_for_it():
     assert recipe(train=None).initial == "fvt"
     assert recipe(train=None, initial_texts="texts.txt").initial == "fit"
     assert recipe(initial="mean").initial == "mean"
+
+
+def test_words_are_put_in_but_where_each_is_spelled_anyway():
+    assert recipe().reword == 0.2
+    assert recipe(to="bytes").reword == 0.0
+    assert recipe(to="bytes", reword=0.1).reword == 0.1
+    assert recipe(reword=0).reword == 0
 
 
 def test_a_file_and_what_replaces_it(tmp_path):
@@ -61,7 +68,7 @@ def test_stages_have_settings_of_their_own_over_shared_ones():
         ["sft"],
         ["alm"],
     ]
-    wanted = [(4e-4, 4e-4), (1e-3, 1e-3), (2e-4, 8e-4), (1e-4, 5e-4)]
+    wanted = [(3e-4, 3e-4), (1e-3, 1e-3), (2e-4, 6e-4), (1e-4, 5e-4)]
     assert [rates(s) for s in made.stages] == [pytest.approx(pair) for pair in wanted]
     assert made.plain()["stages"][2] == {
         "train": "lora",
@@ -121,6 +128,8 @@ def test_all_problems_are_named_at_once():
         ({"stages": 3}, "stages is 3, expected list"),
         ({"training": 3}, "training is 3"),
         ({"initial": 3}, "initial is 3, expected str or dict"),
+        ({"reword": 1.5}, "reword is 1.5: a share of the words, from 0 to 1"),
+        ({"reword": "much"}, "reword is 'much', expected int or float"),
     ],
 )
 def test_what_is_refused(changes, message):

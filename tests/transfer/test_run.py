@@ -9,11 +9,13 @@ import pytest
 import torch
 import transformers as hf
 import yaml
+from datasets import Dataset
 from safetensors.torch import load_file
 
 import tiny_run
 from crosstill.errors import CheckpointError, ConfigError
 from crosstill.hub import load_model, load_tokenizer
+from crosstill.training import rewording
 from crosstill.training.trainer import DistillTrainer
 from crosstill.transfer import load_transfer, run, transfer, transplant
 from crosstill.transfer.record import Record
@@ -88,6 +90,60 @@ def test_the_summary_has_every_key_and_is_what_was_returned(done):
     assert written["teacher_divergence_before"] > 0.01
     assert written["teacher_divergence_after"] == written["stages"][1]["teacher_divergence"]
     assert written["recipe"] == json.loads(json.dumps(recipe.plain()))
+
+
+def test_the_rows_have_words_that_the_target_must_spell(models, tmp_path):
+    names = {"model": str(models / "teacher"), "to": str(models / "student")}  # to a smaller one
+    recipe = recipe_of(tmp_path, models, reword=0.5, stages=STAGES, **names, **UNMEASURED)
+    transfer(recipe)
+    read = Dataset.from_file(str(tmp_path / "out" / rewording.REWORDED))
+    with open(recipe.train, encoding="utf-8") as file:
+        given = [json.loads(line) for line in file]
+    assert len(read) == 4  # two steps of two rows
+    for row in read:
+        old = given[row["row_index"]]
+        keys = [key for key in ("prompt", "completion", "text") if key in old]
+        assert all(row[key] is not None for key in keys)
+        assert [row[key].count(" ") for key in keys] == [old[key].count(" ") for key in keys]
+    assert any(row["text"] != given[row["row_index"]].get("text") for row in read)
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_rows_are_reworded_by_the_model_as_it_was(models, tmp_path, monkeypatch, share):
+    asked = []
+
+    def dataset(self, rows, cache):
+        asked.append((self.teacher.encoder.vocab_size, self.share, cache))
+        return rows
+
+    monkeypatch.setattr(rewording.Rewording, "dataset", dataset)
+    recipe = recipe_of(tmp_path, models, reword=share, stages=STAGES, **UNMEASURED)
+    transfer(recipe)
+    vocabulary = len(load_tokenizer(recipe.model))
+    out = tmp_path / "out"
+    assert asked == ([(vocabulary, share, out / rewording.REWORDED)] if share else [])
+
+
+def test_a_run_that_goes_on_reads_the_same_rows(models, tmp_path, monkeypatch):
+    recipe = recipe_of(tmp_path, models, stages=STAGES, **UNMEASURED)
+    whole = transfer(recipe)
+    (tmp_path / "out").rename(tmp_path / "whole")
+    train, calls = run._Run.train, []
+
+    def stops(self, stage, resume):
+        calls.append(stage)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        train(self, stage, resume)
+
+    monkeypatch.setattr(run._Run, "train", stops)
+    with pytest.raises(KeyboardInterrupt):
+        transfer(recipe)
+    monkeypatch.setattr(run._Run, "train", train)
+    monkeypatch.setattr(rewording.Rewording, "rows", None)  # what is made is read again
+    again = transfer(recipe, resume=True)
+    assert again["student_tokens"] == whole["student_tokens"]
+    assert same(weights(tmp_path / "out" / "model"), weights(tmp_path / "whole" / "model"))
 
 
 def test_the_files(done):

@@ -32,6 +32,7 @@ from crosstill.training.recipe_file import (
     shown,
     wrong_keys,
 )
+from crosstill.training.rewording import wrong_share
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ class Recipe:
         eval_texts: Held-out real texts for bits per byte: a file as `train`, or a list.
         prompts: For each kind of text, prompts for the teacher: a file, or a list of texts or of
             message lists. From them the teacher divergence is measured.
+        reword: Share of the words of the training rows that the teacher replaces by others that it
+            expects there too and that the student's tokenizer has no token for. See
+            `crosstill.teachers.reword`.
         peft: Settings of `peft.LoraConfig`; none: all weights are trained.
         on_bad_row: "raise", or "skip" and count.
         max_bad_rows: Share of rows that may be skipped, 0 to 1.
@@ -68,6 +72,7 @@ class Recipe:
     student_tokenizer: str | None = None
     eval_texts: str | list[str] = field(default_factory=list)
     prompts: dict[str, Any] = field(default_factory=dict)
+    reword: float = 0.0
     peft: dict[str, Any] | None = None
     on_bad_row: str = "raise"
     max_bad_rows: float = 0.001
@@ -90,6 +95,7 @@ _KEYS = Keys(
         "student_tokenizer": (str, type(None)),
         "eval_texts": (str, list),
         "prompts": (dict,),
+        "reword": (int, float),
         "peft": (dict, type(None)),
         "on_bad_row": (str,),
         "max_bad_rows": (int, float),
@@ -124,7 +130,7 @@ def parse_recipe(values: Mapping[str, Any], overrides: Mapping[str, Any] | None 
         TrustError: A key asks for trust.
     """
     given = merged(values, overrides or {}, _KEYS)
-    problems = wrong_keys(given, _KEYS)
+    problems = wrong_keys(given, _KEYS) + wrong_share(given.get("reword"))
     training = settings_of(
         given.pop("training", None) or {}, str(given.get("output_dir")), problems
     )

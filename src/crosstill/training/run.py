@@ -10,6 +10,7 @@ from transformers.utils import logging as hf_logging
 
 from crosstill.data.read import ReadReport, read_source
 from crosstill.hub import load_model, load_tokenizer
+from crosstill.teachers.local import LocalTeacher
 from crosstill.text.encode import text_encoder
 from crosstill.training.adapters import lora_config
 from crosstill.training.callbacks import StopOnSignal
@@ -17,6 +18,7 @@ from crosstill.training.examiner import Examiner
 from crosstill.training.fingerprint import versions
 from crosstill.training.measuring import Measured, counted
 from crosstill.training.recipe import Recipe
+from crosstill.training.rewording import reworded
 from crosstill.training.running import (
     complete,
     free_place,
@@ -135,13 +137,16 @@ class _Run:
             revision=settings.teacher_revision,
             trust_remote_code=trust,
         )
+        teacher.to(settings.device)  # type: ignore[arg-type]
+        local, own = LocalTeacher(teacher, teacher_tokenizer), text_encoder(target or tokenizer)
         return DistillTrainer(
             student,
-            teacher,
+            local,
             settings,
-            train_dataset=self.data.dataset,
-            processing_class=target or tokenizer,
-            teacher_processing_class=teacher_tokenizer,
+            train_dataset=reworded(
+                self.data.dataset, local, own, recipe.reword, [settings], self.folder
+            ),
+            processing_class=own.tokenizer,
             peft_config=None if recipe.peft is None else lora_config(recipe.peft),
             callbacks=[self.stop],
             **self._second_teacher(trust),

@@ -29,6 +29,7 @@ from crosstill.training.recipe_file import (
     shown,
     wrong_keys,
 )
+from crosstill.training.rewording import wrong_share
 from crosstill.training.values import is_number
 from crosstill.transfer.initial import DEFAULT, parse_initialiser
 from crosstill.transfer.modes import MODES, shares_body
@@ -37,11 +38,14 @@ from crosstill.transfer.record import STAGES
 WITH_TEXTS = "fit"
 """How the embeddings begin where nothing is said and there are texts to read."""
 
-EMBEDDING_FACTOR = 4.0  # new embeddings have further to go than the rest
+REWORD = 0.2
+"""Share of the words of a row that are replaced where nothing is said; towards bytes none is."""
+
+EMBEDDING_FACTOR = 3.0  # new embeddings have further to go than the rest
 
 DEFAULTS: Mapping[str, Any] = {
     "objectives": {"prefix_kl": {}},
-    "learning_rate": 3e-4,
+    "learning_rate": 2e-4,
     "loss_on": "all",
     "lr_scheduler_type": "linear",
     "warmup_steps": 0.1,
@@ -88,6 +92,10 @@ class TransferRecipe:
             nothing: "fit" if it has texts, "fvt" if not.
         initial_texts: Texts for initialisers that read some: a file as `train`, or a list; empty:
             the first training rows.
+        reword: Share of the words of the training rows that the model itself replaces by others
+            that it expects there too and that the new tokenizer has no token for; 0: rows as they
+            are. Towards bytes 0 if nothing is said: they spell each word. See
+            `crosstill.teachers.reword`.
         mode: What a stage trains that does not say it.
         eval_texts: Held-out real texts for bits per byte: a file as `train`, or a list.
         prompts: For each kind of text, prompts for the model as it was: a file, or a list of texts
@@ -109,6 +117,7 @@ class TransferRecipe:
     special_tokens: str = "keep"
     initial: str | dict[str, Any] = DEFAULT
     initial_texts: str | list[str] = field(default_factory=list)
+    reword: float = REWORD
     mode: str = "full"
     eval_texts: str | list[str] = field(default_factory=list)
     prompts: dict[str, Any] = field(default_factory=dict)
@@ -154,6 +163,7 @@ _KEYS = Keys(
         "special_tokens": (str,),
         "initial": (str, dict),
         "initial_texts": (str, list),
+        "reword": (int, float),
         "mode": (str,),
         "eval_texts": (str, list),
         "prompts": (dict,),
@@ -215,7 +225,7 @@ def parse_transfer(
         >>> recipe.output_dir, recipe.stages[0].name
         ('runs/mine_to_bytes', '1-full')
         >>> recipe.stages[0].settings.learning_rate
-        0.0003
+        0.0002
     """
     given = merged(values, overrides or {}, _KEYS)
     given = {key: value for key, value in given.items() if value is not None}
@@ -225,6 +235,9 @@ def parse_transfer(
         given.setdefault("output_dir", "runs/" + "_to_".join(names))
     has_texts = given.get("train") is not None or bool(given.get("initial_texts"))
     problems += _wrong_initial(given.setdefault("initial", WITH_TEXTS if has_texts else DEFAULT))
+    problems += wrong_share(
+        given.setdefault("reword", 0.0 if given.get("to") == "bytes" else REWORD)
+    )
     output_dir = str(given.get("output_dir"))
     shared, stages = given.pop("training", {}), given.pop("stages", [{}])
     if not isinstance(shared, Mapping) or not isinstance(stages, list):

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import PartialState
+from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as hf_logging
@@ -23,6 +24,7 @@ from crosstill.training.adapters import is_adapted, save_weights
 from crosstill.training.callbacks import StopOnSignal
 from crosstill.training.examiner import Examiner
 from crosstill.training.measuring import Measured
+from crosstill.training.rewording import reworded
 from crosstill.training.running import (
     complete,
     free_place,
@@ -124,6 +126,7 @@ class _Run:
         self.target = text_encoder(target)
         self.student: PreTrainedModel
         self.teacher: LocalTeacher
+        self.rows: Dataset | None
 
     def _initial_texts(self) -> Sequence[str | Mapping[str, Any]]:
         """The texts that an initialiser may read, or the first rows as they will be trained on."""
@@ -147,6 +150,7 @@ class _Run:
             self.teacher = self_teacher(source, self.source, ["embeddings"], autocast=fast)
         elif self.stages_left():
             self.teacher = LocalTeacher(source, self.source)
+        self.rows = self._rows()
         if self.is_main and not self.record.entries:
             shared = self.recipe.one_body
             self._initialise(source if shared else self._load(settings.student_dtype))
@@ -156,6 +160,14 @@ class _Run:
             self._go_on(source)
         self.student.to(settings.device)  # type: ignore[arg-type]
         return self.examiner.before(self.student, self.target)
+
+    def _rows(self) -> Dataset | None:
+        """The rows that are trained on, with the words put in that the recipe asks for."""
+        if self.data is None or not self.stages_left():
+            return None
+        settings = [stage.settings for stage in self.recipe.stages]
+        share = self.recipe.reword
+        return reworded(self.data.dataset, self.teacher, self.target, share, settings, self.folder)
 
     def _load(self, dtype: str) -> PreTrainedModel:
         recipe = self.recipe
@@ -212,6 +224,7 @@ class _Run:
         """What decides what a stage does, beside the model it begins with."""
         recipe = self.recipe
         settings = {"stage": stage.train, "peft": recipe.peft, "train": recipe.train}
+        settings["reword"] = recipe.reword
         return {**settings, "train_split": recipe.train_split, **stage.settings.resolved()}
 
     def train(self, stage: Stage, resume: bool) -> None:
@@ -236,14 +249,14 @@ class _Run:
         self._end(stage, facts)
 
     def _trainer(self, stage: Stage, stop: StopOnSignal) -> DistillTrainer:
-        assert self.data is not None  # noqa: S101 - no stages without data
+        assert self.rows is not None  # noqa: S101 - a stage is left
         settings = stage.settings
         model = prepare_mode(self.student, stage.train, peft=self.recipe.peft, seed=settings.seed)
         trainer = DistillTrainer(
             cast(PreTrainedModel, model),
             self.teacher,
             settings,
-            train_dataset=self.data.dataset,
+            train_dataset=self.rows,
             processing_class=self.target.tokenizer,
             callbacks=[stop],
         )
