@@ -16,6 +16,7 @@ from transformers import (
     TrainerCallback,
 )
 
+from crosstill.blocks import compile_blocks
 from crosstill.errors import ConfigError
 from crosstill.heads import HeadSplit
 from crosstill.objectives import MixLoss, PairBatch, Signal
@@ -157,6 +158,9 @@ class DistillTrainer(SavingTrainer):
         self.stepper = Stepper(self.student_step, student, args, self.accelerator)
         self.learnable = self.stepper.learnable
         self.learnable.to(self.args.device)
+        if args.compile_blocks:
+            for model in (student, *(one.model for one in self.teachers.by_name.values())):
+                compile_blocks(model, args.device)
 
     def _replace_progress(self) -> None:
         for callback in (ProgressCallback, PrinterCallback):

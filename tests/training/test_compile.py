@@ -1,0 +1,56 @@
+"""Compiled blocks: the same training, in place, or one line that says what is missing."""
+
+import math
+
+import pytest
+import torch
+
+import tiny_training as tiny
+from crosstill.blocks import compile_blocks, transformer_blocks
+from crosstill.errors import ConfigError
+
+compiles = pytest.mark.slow  # inductor takes half a minute for a block and each of its uses
+
+
+def trained(folder, **settings):
+    trainer = tiny.trainer(folder, objectives={"prefix_kl": {}}, max_steps=3, **settings)
+    trainer.train()
+    return trainer
+
+
+@compiles
+def test_compiled_blocks_train_as_the_others_do(tmp_path):
+    plain = trained(tmp_path / "plain")
+    fast = trained(tmp_path / "fast", compile_blocks=True)
+    for model in (fast.model, fast.teacher.model):
+        assert all(block._compiled_call_impl is not None for block in transformer_blocks(model))
+        assert model.config._attn_implementation == "eager"
+    for one, other in zip(tiny.losses(plain), tiny.losses(fast), strict=True):
+        assert math.isclose(one, other, rel_tol=1e-5)
+    weights = dict(plain.model.named_parameters())
+    for name, weight in fast.model.named_parameters():
+        torch.testing.assert_close(weight, weights[name], atol=2e-5, rtol=0)
+
+
+def test_without_being_asked_for_nothing_is_compiled(tmp_path):
+    trainer = tiny.trainer(tmp_path)
+    for model in (trainer.model, trainer.teacher.model):
+        assert all(block._compiled_call_impl is None for block in transformer_blocks(model))
+
+
+def test_without_a_compiler_it_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("crosstill.blocks.shutil.which", lambda name: None)
+    with pytest.raises(ConfigError, match=r"no C\+\+ compiler.*compile_blocks: false"):
+        tiny.trainer(tmp_path, compile_blocks=True)
+
+
+def test_what_has_no_blocks_is_refused():
+    model = tiny.student()
+    model.model.layers = torch.nn.ModuleList(list(model.model.layers)[:1])
+    with pytest.raises(ConfigError, match="no list of blocks was found in LlamaForCausalLM"):
+        compile_blocks(model, torch.device("cpu"))
+
+
+def test_a_model_is_compiled_once(tmp_path):
+    with pytest.raises(ConfigError, match="set one of them"):
+        tiny.config(tmp_path, compile_blocks=True, torch_compile=True)
