@@ -49,6 +49,8 @@ from crosstill.evaluation.divergence import sample_teacher
 from crosstill.evaluation.samples import Samples
 from crosstill.hub import load_model, load_tokenizer
 from crosstill.objectives import methods
+from crosstill.teachers.local import LocalTeacher
+from crosstill.teachers.reword import Rewording
 from crosstill.text.encode import text_encoder
 from crosstill.training.measuring import Measured, measured
 from crosstill.transfer.embeddings import transplant
@@ -108,6 +110,10 @@ def main() -> None:
     parser.add_argument(
         "--fit", action="store_true", help="fit the new embeddings to the rows that are trained on"
     )
+    parser.add_argument(
+        "--reword", type=float, default=0.0, help="share of words that the teacher replaces first"
+    )
+    parser.add_argument("--compile-blocks", action="store_true", help="half the time")
     parser.add_argument("--quick", action="store_true", help="measure on fewer texts")
     parser.add_argument("--same-vocabulary", action="store_true", help="for methods that need it")
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
@@ -118,10 +124,14 @@ def main() -> None:
     if names == ["all"]:
         names = [method.name for method in methods() if method.one_vocabulary == same]
     inputs = prepare(arguments.out, arguments.rows, quick=arguments.quick)
+    if arguments.reword:
+        inputs = replace(inputs, rows=reworded(inputs, arguments.reword, arguments.out))
     if same:
         inputs = replace(inputs, tokenizer=inputs.teacher_tokenizer, blocks=SAME_BLOCKS)
     kind = ("-quick" if arguments.quick else "") + ("-same" if same else "")
-    fitted = "-fit" if arguments.fit else ""
+    fitted = ("-fit" if arguments.fit else "") + (
+        f"-reword-{arguments.reword:g}" if arguments.reword else ""
+    )
     start = once(arguments.out / f"start{kind}.json", lambda: look(inputs.student(), inputs))
     teacher = once(arguments.out / f"teacher{kind}.json", lambda: teacher_bits(inputs))
     start["teacher_bits_per_byte"] = teacher["bits_per_byte"]
@@ -185,6 +195,18 @@ def prepare(folder: Path, count: int, *, quick: bool) -> Inputs:
     )
 
 
+def reworded(inputs: Inputs, share: float, folder: Path) -> list[str]:
+    """The rows with words put in that the student must spell, made once."""
+    path = folder / f"train-reword-{share:g}.jsonl"
+    if not path.exists():
+        model = load_model(inputs.teacher, dtype="bfloat16" if fast_bfloat16() else "float32")
+        local = LocalTeacher(model, inputs.teacher_tokenizer)
+        rewording = Rewording(local, text_encoder(inputs.tokenizer), share)
+        rows = rewording.dataset(Dataset.from_dict({"text": inputs.rows}))
+        write_rows(path, list(rows["text"]))
+    return [json.loads(row)["text"] for row in path.read_text().splitlines()]
+
+
 def look(student: PreTrainedModel, inputs: Inputs) -> dict[str, Any]:
     """Measure a student."""
     found: Measured = measured(
@@ -213,6 +235,7 @@ def train(name: str, seed: int, inputs: Inputs, arguments: argparse.Namespace) -
             output_dir=str(arguments.out / "trainer" / f"{name}-{arguments.rows}-{seed}"),
             objectives=copy.deepcopy(objectives),
             num_train_epochs=1,
+            compile_blocks=arguments.compile_blocks,
             **training(
                 rows_per_step=arguments.rows_per_step,
                 max_length=192,
@@ -234,6 +257,7 @@ def train(name: str, seed: int, inputs: Inputs, arguments: argparse.Namespace) -
         "method": name,
         "options": arguments.options,
         "fit": arguments.fit,
+        "reword": arguments.reword,
         "seed": seed,
         "learning_rate": arguments.learning_rate,
         "embedding_rate": arguments.embedding_rate,

@@ -114,9 +114,8 @@ class Curve(TrainerCallback):
         if state.global_step == state.max_steps or (self.marks and tokens >= self.marks[0]):
             self.marks = [mark for mark in self.marks if mark > tokens]
             begun = time.monotonic()
-            model: PreTrainedModel = self.trainer.accelerator.unwrap_model(
-                self.trainer.model, keep_fp32_wrapper=False
-            )
+            # with its wrapper: taken off, training would go on in float32
+            model: PreTrainedModel = self.trainer.accelerator.unwrap_model(self.trainer.model)
             seconds = round(begun - self.started - self.measuring, 1)
             last = state.global_step == state.max_steps
             found = {} if last else self.measure(model)

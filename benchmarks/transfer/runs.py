@@ -91,6 +91,7 @@ RUNS: dict[str, Run] = {
         )
         for name in ("sft", "alm")
     },
+    "prefix_kl-reword": replace(PLAIN, reword=DEFAULT.reword),
     # the start
     **{f"prefix_kl-{name}": replace(PLAIN, initial=name) for name in ("mean", "omp")},
     # ALM's options

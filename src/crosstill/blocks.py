@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from crosstill.errors import ConfigError
 from crosstill.heads import under_adapters
 
+FORMS = 64
+"""In which a block may be compiled: of each model, with and without gradient, autocast, padding."""
+
 COMPILERS = ("c++", "g++", "clang++")
 """One of which `torch.compile` needs on a processor, unless the environment's CXX names another."""
 
@@ -59,6 +62,8 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
             f"compile_blocks is true, but no list of blocks was found in {type(model).__name__}: "
             "set compile_blocks: false"
         )
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, FORMS)
     if device.type == "cpu":
         under_adapters(model).set_attn_implementation("eager")  # type: ignore[operator]
     for block in blocks:
