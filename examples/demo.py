@@ -3,7 +3,8 @@
 The teacher is SmolLM2-135M-Instruct with its 49,152 tokens. The student is the same network with a
 vocabulary of 8,000 tokens, made on the spot from English prose that every Python carries. Its
 embeddings begin as averages of the teacher's, and it is then distilled from the teacher across the
-two tokenizers by prefix KL (docs/methods/prefix_kl.md), on texts that the teacher writes.
+two tokenizers by prefix KL (docs/methods/prefix_kl.md), on texts that the teacher writes; in them
+it then replaces some words by others that the student has to spell.
 
 Measured is the teacher divergence, in bits per byte, on texts that the teacher writes from prompts
 that nothing was trained on. `runs/demo` gets the model, the numbers and `report.html`.
@@ -12,6 +13,7 @@ that nothing was trained on. `runs/demo` gets the model, the numbers and `report
 import argparse
 import json
 import resource
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -43,6 +45,7 @@ VOCABULARY = 8_000
 HELD_OUT_PROMPTS = 64
 HELD_OUT_TEXTS = 48
 ROWS_PER_STEP = 4
+REWORD = 0.2  # share of the words that the teacher replaces by such as the student must spell
 SENTENCE = "The easiest way to learn a new language is"
 
 # Other kinds of text than the training texts, to see how far the likeness reaches.
@@ -219,6 +222,7 @@ class Demo:
             adam_beta2=0.95,
             teacher_dtype=dtype,
             bf16=self.plan.bfloat16,
+            compile_blocks=shutil.which("c++") is not None,
             use_cpu=True,
             divergence_tokens=64,
             divergence_samples=1,
@@ -235,6 +239,7 @@ class Demo:
             output_dir=str(self.output),
             eval_texts=prose.held_out[:HELD_OUT_TEXTS],
             prompts={"documentation": held_out, **OTHER_PROMPTS},
+            reword=REWORD,
             training=training,
         )
 
