@@ -4,10 +4,13 @@ import math
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 import tiny_training as tiny
 from crosstill.blocks import compile_blocks, transformer_blocks
 from crosstill.errors import ConfigError
+from crosstill.evaluation.bits_per_byte import bits_per_byte
+from crosstill.evaluation.sampling import sample
 
 compiles = pytest.mark.slow  # inductor takes half a minute for a block and each of its uses
 
@@ -30,6 +33,18 @@ def test_compiled_blocks_train_as_the_others_do(tmp_path):
     weights = dict(plain.model.named_parameters())
     for name, weight in fast.model.named_parameters():
         torch.testing.assert_close(weight, weights[name], atol=2e-5, rtol=0)
+
+
+@compiles
+def test_nothing_is_compiled_anew_to_measure_or_to_write(tmp_path):
+    fast = trained(tmp_path, compile_blocks=True)
+    before = sum(counters["frames"].values())
+    assert before > 0
+    model, encoder = fast.model, fast.student_encoder
+    bits_per_byte(model, encoder, ["The cat sat on the mat.", "Hello"])
+    for seed in range(2):
+        sample(model, [[1, 2, 3], [4]], stop=encoder.bytes.special, max_new_tokens=5, seed=seed)
+    assert sum(counters["frames"].values()) == before
 
 
 def test_without_being_asked_for_nothing_is_compiled(tmp_path):

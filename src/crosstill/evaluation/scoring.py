@@ -92,11 +92,15 @@ def sequence_nats(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a model in evaluation mode without gradients, and put its mode back."""
+    """Run a model in evaluation mode without gradients, and put its mode back.
+
+    Blocks that were compiled for training run as they are: each length of a key-value cache would
+    be compiled anew.
+    """
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         model.train(was_training)
