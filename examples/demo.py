@@ -13,7 +13,6 @@ that nothing was trained on. `runs/demo` gets the model, the numbers and `report
 import argparse
 import json
 import resource
-import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from crosstill.align import view
 from crosstill.align.chunks import align
+from crosstill.blocks import missing_compiler
 from crosstill.cli.options import quiet_libraries
 from crosstill.errors import CrosstillError
 from crosstill.hub import load_model, load_tokenizer
@@ -222,7 +222,7 @@ class Demo:
             adam_beta2=0.95,
             teacher_dtype=dtype,
             bf16=self.plan.bfloat16,
-            compile_blocks=shutil.which("c++") is not None,
+            compile_blocks=not missing_compiler(torch.device("cpu")),
             use_cpu=True,
             divergence_tokens=64,
             divergence_samples=1,

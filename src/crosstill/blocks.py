@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,7 +56,7 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
         compile_blocks(model, torch.device("cpu"))
         ```
     """
-    if missing := _missing_compiler(device):
+    if missing := missing_compiler(device):
         raise ConfigError(f"compile_blocks is true, but {missing}; or set compile_blocks: false")
     blocks = transformer_blocks(model)
     if blocks is None:
@@ -70,14 +72,16 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
         block.compile(dynamic=True)
 
 
-def _missing_compiler(device: torch.device) -> str:
-    """What to install where `torch.compile` cannot work; empty where it can."""
-    if device.type == "cpu":
-        given = os.environ.get("CXX")
-        if any(shutil.which(name) for name in ((given,) if given else COMPILERS)):
-            return ""
+def missing_compiler(device: torch.device) -> str:
+    """What to install where `torch.compile` cannot work on a device; empty where it can."""
+    if device.type != "cpu":
+        return "" if importlib.util.find_spec("triton") else "triton is not installed: install it"
+    given = os.environ.get("CXX")
+    if not any(shutil.which(name) for name in ((given,) if given else COMPILERS)):
         return f"there is no C++ compiler ({', '.join(COMPILERS)}): install one"
-    return "" if importlib.util.find_spec("triton") else "triton is not installed: install it"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        return "the headers of Python are missing: install them (python3-dev)"
+    return ""
 
 
 class _Reached(Exception):  # noqa: N818 - it is no error

@@ -59,6 +59,12 @@ def test_without_a_compiler_it_is_refused(tmp_path, monkeypatch):
         tiny.trainer(tmp_path, compile_blocks=True)
 
 
+def test_without_the_headers_of_python_it_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("crosstill.blocks.sysconfig.get_path", lambda name: str(tmp_path))
+    with pytest.raises(ConfigError, match="headers of Python are missing"):
+        compile_blocks(tiny.student(), torch.device("cpu"))
+
+
 def test_what_has_no_blocks_is_refused():
     model = tiny.student()
     model.model.layers = torch.nn.ModuleList(list(model.model.layers)[:1])
