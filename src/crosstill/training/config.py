@@ -25,6 +25,14 @@ logger = logging.getLogger(__name__)
 LOSS_ON = ("completion", "assistant", "all")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
+_LEAST = {
+    "max_length": (2, " tokens"),
+    "pad_to_multiple_of": (1, " token"),
+    "divergence_steps": (0, ""),
+    "divergence_samples": (1, ""),
+    "divergence_tokens": (1, ""),
+}
+
 # Settings that change where a run writes and how much it says, but none of its steps.
 _HARMLESS = {
     "output_dir",
@@ -260,27 +268,12 @@ class DistillConfig(TrainingArguments):
         """Says, one line each, which settings are wrong and what to set instead."""
         checks = {
             f"loss_on is {self.loss_on!r}: {' | '.join(LOSS_ON)}": self.loss_on not in LOSS_ON,
-            f"max_length is {self.max_length!r}: at least 2 tokens": not at_least(
-                self.max_length, 2
-            ),
-            f"pad_to_multiple_of is {self.pad_to_multiple_of!r}: at least 1 token": not at_least(
-                self.pad_to_multiple_of, 1
-            ),
             f"fused_head is {self.fused_head!r}: true | false | auto": self.fused_head
             not in (True, False, "auto"),
             f"student_dtype is {self.student_dtype!r}: {' | '.join(DTYPES[:3])}": self.student_dtype
             not in DTYPES[:3],
             f"teacher_dtype is {self.teacher_dtype!r}: {' | '.join(DTYPES)}": self.teacher_dtype
             not in DTYPES,
-            f"divergence_steps is {self.divergence_steps!r}: at least 0": not at_least(
-                self.divergence_steps, 0
-            ),
-            f"divergence_samples is {self.divergence_samples!r}: at least 1": not at_least(
-                self.divergence_samples, 1
-            ),
-            f"divergence_tokens is {self.divergence_tokens!r}: at least 1": not at_least(
-                self.divergence_tokens, 1
-            ),
             "auto_find_batch_size changes the batch, and so the run, unseen: set "
             "per_device_train_batch_size and gradient_accumulation_steps": (
                 self.auto_find_batch_size
@@ -313,6 +306,11 @@ class DistillConfig(TrainingArguments):
         objectives = parse_objectives(self.objectives)
         return [
             *(line for line, wrong in checks.items() if wrong),
+            *(
+                f"{name} is {getattr(self, name)!r}: at least {least}{unit}"
+                for name, (least, unit) in _LEAST.items()
+                if not at_least(getattr(self, name), least)
+            ),
             *wrong_objectives(objectives),
             *wrong_weighting(self.weighting, objectives),
             *wrong_numbers(self.gradnorm_alpha),
