@@ -16,6 +16,7 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -305,6 +306,7 @@ def change(before: float, after: float) -> tuple[str, str, str]:
     return f"{before:.3f}", f"{after:.3f}", f"{1 - after / before:.0%}"
 
 
+@cache
 def fast_bfloat16() -> bool:
     """Whether products in bfloat16 are at least one and a half times as fast as in float32.
 

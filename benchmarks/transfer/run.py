@@ -61,6 +61,7 @@ def main() -> None:
 
 def perform(run: Run, seed: int, inputs: Inputs, folder: Path, keep: Path | None) -> dict[str, Any]:
     """Make the start, train, measure, and keep the model if asked to."""
+    # `wide` begins as `own`: only what is trained on has more kinds of text
     begun = run.target, run.initial, "real" if run.text == "real" else "own"
     model, made = inputs.start(*begun)
     tokenizer, samples = inputs.target(run.target), inputs.samples()

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from functools import cache
 
 import numpy as np
 import pytest
@@ -124,11 +125,11 @@ def test_what_is_no_word_stays(text, share, seed):
     assert "".join(c for c in new["text"] if not c.isalpha()) == letters
 
 
+@cache
 def made():
     tokenizer = tiny.chat_tokenizers()["teacher_processing_class"]
-    if not hasattr(made, "kept"):
-        made.kept = LocalTeacher(tiny_teacher(tokenizer), tokenizer)
-    return made.kept, text_encoder(tiny_tokenizers.bytes_only())
+    teacher = LocalTeacher(tiny_teacher(tokenizer), tokenizer)
+    return teacher, text_encoder(tiny_tokenizers.bytes_only())
 
 
 def test_a_row_gets_the_same_words_alone_and_among_others(teacher, to_bytes):
@@ -186,14 +187,14 @@ def test_a_data_set_keeps_its_columns_and_is_made_once(teacher, to_bytes, tmp_pa
         [{"text": TEXT, "messages": None, "row_index": 0}]
         + [{"text": None, "messages": CHAT, "row_index": 1}] * 80
     )
-    rewording, cache = Rewording(teacher, to_bytes, 0.5), tmp_path / "deep" / "reworded.arrow"
-    first = rewording.dataset(rows, cache)
+    rewording, file = Rewording(teacher, to_bytes, 0.5), tmp_path / "deep" / "reworded.arrow"
+    first = rewording.dataset(rows, file)
     assert first.column_names == rows.column_names
     assert first["row_index"] == rows["row_index"]
     assert first[0] == {**rows[0], **rewording.rows([rows[0]])[0]}
     assert first[80]["messages"] == rewording.rows([rows[80]])[0]["messages"] != CHAT
     monkeypatch.setattr(Rewording, "rows", None)  # it is not made again
-    again = Rewording(teacher, to_bytes, 0.5).dataset(rows, cache)
+    again = Rewording(teacher, to_bytes, 0.5).dataset(rows, file)
     assert again.to_list() == first.to_list()
 
 

@@ -96,7 +96,8 @@ def test_the_rows_have_words_that_the_target_must_spell(models, tmp_path):
     names = {"model": str(models / "teacher"), "to": str(models / "student")}  # to a smaller one
     recipe = recipe_of(tmp_path, models, reword=0.5, stages=STAGES, **names, **UNMEASURED)
     transfer(recipe)
-    read = Dataset.from_file(str(tmp_path / "out" / rewording.REWORDED))
+    (file,) = (tmp_path / "out" / rewording.REWORDED).glob("*.arrow")
+    read = Dataset.from_file(str(file))
     with open(recipe.train, encoding="utf-8") as file:
         given = [json.loads(line) for line in file]
     assert len(read) == 4  # two steps of two rows
@@ -113,7 +114,7 @@ def test_rows_are_reworded_by_the_model_as_it_was(models, tmp_path, monkeypatch,
     asked = []
 
     def dataset(self, rows, cache):
-        asked.append((self.teacher.encoder.vocab_size, self.share, cache))
+        asked.append((self.teacher.encoder.vocab_size, self.share, cache.parent))
         return rows
 
     monkeypatch.setattr(rewording.Rewording, "dataset", dataset)

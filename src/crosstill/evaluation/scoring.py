@@ -6,6 +6,7 @@ Where the model's head can be split off, the logits of a batch never stand in me
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -83,7 +84,7 @@ def sequence_nats(
     nats = np.zeros(len(sequences))
     with evaluating(model):
         split = split_head(model)
-        for batch in _batches(pieces, tokens_per_batch):
+        for batch in padded_batches(pieces, tokens_per_batch):
             values = _batch_nats(model, split, [w for _, w in batch], vocab_size)
             for (index, _), value in zip(batch, values, strict=True):
                 nats[index] += value
@@ -111,10 +112,27 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _batches(
-    pieces: list[tuple[int, Sequence]], tokens_per_batch: int
-) -> Iterator[list[tuple[int, Sequence]]]:
-    """Group pieces, longest first, so that each padded batch stays within the budget."""
+class HasIds(Protocol):
+    """Something that a model reads."""
+
+    @property
+    def ids(self) -> list[int]:
+        """Its tokens."""
+        ...
+
+
+Read = TypeVar("Read", bound=HasIds)
+
+
+def padded_batches(
+    pieces: list[tuple[int, Read]], tokens_per_batch: int
+) -> Iterator[list[tuple[int, Read]]]:
+    """Group pieces, longest first, so that each padded batch stays within the budget.
+
+    Args:
+        pieces: with a number each, sorted by length, the longest first.
+        tokens_per_batch: padded tokens at most; a piece that is longer goes alone.
+    """
     start = 0
     while start < len(pieces):
         rows = max(tokens_per_batch // len(pieces[start][1].ids), 1)

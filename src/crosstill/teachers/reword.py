@@ -4,10 +4,11 @@ Axes: B rows, T tokens of the teacher, N places, V ids of the teacher.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from crosstill.align.spellings import pieces, spell_tokens
 from crosstill.errors import ConfigError
+from crosstill.evaluation.scoring import padded_batches
 from crosstill.teachers.local import LocalTeacher
 from crosstill.text.encode import TextEncoder
 from crosstill.text.render import Part, Rendered, render
@@ -129,7 +131,7 @@ class Rewording:
     ) -> None:
         if not 0.0 <= share <= 1.0:
             raise ConfigError(f"reword must be from 0 to 1, a share of words; got {share}")
-        self.teacher, self.share, self.seed = teacher, share, seed
+        self.teacher, self.target, self.share, self.seed = teacher, target, share, seed
         self.loss_on: LossOn = loss_on
         self.max_length = max_length
         self.chat_template_kwargs = chat_template_kwargs
@@ -137,12 +139,19 @@ class Rewording:
         drawn = self.words.spelled & np.stack([~self.words.spaced, self.words.spaced])
         self._drawn = torch.from_numpy(drawn)
 
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What decides the words, beside the rows, the teacher and both tokenizers."""
+        template = sorted((self.chat_template_kwargs or {}).items())
+        return self.share, self.seed, self.loss_on, self.max_length, template
+
     def dataset(self, rows: Dataset, cache: Path | None = None) -> Dataset:
         """The rows of a data set with other words in them; columns stay as they are.
 
         Args:
             rows: as `crosstill.text.rows` describes them.
-            cache: a file that keeps what is made; where it exists, it is what is given.
+            cache: a file that keeps what is made; where it exists, it is what is given. Its name
+                has to tell it from what other rows, models or settings make.
         """
         if cache is not None:
             cache.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +167,8 @@ class Rewording:
             batch_size=ROWS_AT_A_TIME,
             cache_file_name=None if cache is None else str(cache),
             load_from_cache_file=cache is not None,
-            new_fingerprint=self._fingerprint(rows),  # else the model is hashed, weight by weight
+            # else the model is hashed, weight by weight
+            new_fingerprint=uuid4().hex if cache is None else cache.stem,
             desc="the teacher puts in words to spell",
         )
 
@@ -167,16 +177,13 @@ class Rewording:
         found = [dict(row) for row in rows]
         read = [(place, self._render(row)) for place, row in enumerate(found)]
         readable = [(place, side) for place, side in read if side is not None]
-        for batch in _batches(readable, self.max_length):
+        readable.sort(key=lambda entry: len(entry[1].ids), reverse=True)
+        for batch in padded_batches(readable, TOKENS_AT_A_TIME):
             chosen = [self._chosen(side) for _, side in batch]
             drawn = self._draw([side for _, side in batch], chosen)
             for (row, _), places, tokens in zip(batch, chosen, drawn, strict=True):
                 found[row] = self._changed(found[row], places, tokens)
         return found
-
-    def _fingerprint(self, rows: Dataset) -> str:
-        settings = self.share, self.seed, self.loss_on, self.max_length
-        return hashlib.blake2b(repr((rows._fingerprint, settings)).encode()).hexdigest()[:16]
 
     def _render(self, row: Mapping[str, Any]) -> Rendered | None:
         try:
@@ -256,19 +263,6 @@ def _whole_words(side: Rendered, words: Words, length: int) -> list[_Place]:
                 for token in (np.flatnonzero(inside) + 1).tolist()
             ]
     return found
-
-
-def _batches(
-    rows: list[tuple[int, Rendered]], max_length: int
-) -> Iterator[list[tuple[int, Rendered]]]:
-    """Rows of like length together, within the budget of a pass."""
-    ordered = sorted(rows, key=lambda entry: len(entry[1].ids), reverse=True)
-    start = 0
-    while start < len(ordered):
-        longest = min(len(ordered[start][1].ids), max_length)
-        count = max(TOKENS_AT_A_TIME // max(longest, 1), 1)
-        yield ordered[start : start + count]
-        start += count
 
 
 def _batch(sides: list[Rendered], max_length: int) -> dict[str, Int64[Tensor, "B T"]]:

@@ -1,5 +1,6 @@
 """The rows of a run with words put in that the student must spell."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -12,10 +13,15 @@ from crosstill.teachers.reword import Rewording
 from crosstill.text.encode import TextEncoder
 from crosstill.text.rows import LossOn
 from crosstill.training.config import DistillConfig
+from crosstill.training.fingerprint import (
+    data_fingerprint,
+    model_fingerprint,
+    tokenizer_fingerprint,
+)
 from crosstill.training.values import is_number
 
-REWORDED = "rows/reworded.arrow"
-"""Where a run keeps them, for when it goes on."""
+REWORDED = "rows"
+"""Folder in which a run keeps them, for when it goes on."""
 
 
 def wrong_share(share: object) -> list[str]:
@@ -63,8 +69,21 @@ def reworded(
         max_length=teacher.encoder.budget(settings.max_length),
         chat_template_kwargs=settings.teacher_chat_template_kwargs,
     )
+    read = _as_many(rows, stages)
     with PartialState().main_process_first():
-        return rewording.dataset(_as_many(rows, stages), folder / REWORDED)
+        return rewording.dataset(read, folder / REWORDED / f"{_name(read, rewording)}.arrow")
+
+
+def _name(rows: Dataset, rewording: Rewording) -> str:
+    """A hash of all that decides the new rows: a run that goes on with other ones makes them."""
+    parts = (
+        data_fingerprint(rows),
+        model_fingerprint(rewording.teacher.model),
+        tokenizer_fingerprint(rewording.teacher.encoder.tokenizer),
+        tokenizer_fingerprint(rewording.target.tokenizer),
+        rewording.settings,
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def _as_many(rows: Dataset, stages: Sequence[DistillConfig]) -> Dataset:
