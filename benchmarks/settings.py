@@ -15,8 +15,9 @@ def training(
     learning_rate: float,
     embedding_rate: float | None,
     seed: int,
+    beta2: float = 0.95,
 ) -> dict[str, Any]:
-    """Settings of a `DistillConfig`: AdamW (0.9, 0.95), a tenth as warm-up, linearly to zero."""
+    """Settings of a `DistillConfig`: AdamW (0.9, `beta2`), a tenth as warm-up, linearly to zero."""
     at_a_time = min(AT_A_TIME, rows_per_step)
     return {
         "loss_on": "all",
@@ -28,7 +29,7 @@ def training(
         "embedding_learning_rate": embedding_rate,
         "lr_scheduler_type": "linear",
         "warmup_steps": 0.1,
-        "adam_beta2": 0.95,
+        "adam_beta2": beta2,
         "bf16": fast_bfloat16(),
         "use_cpu": True,
         "disable_tqdm": True,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from texts import held_out_prompts, held_out_texts, real_texts
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
-from writing import write, write_more
+from writing import write, write_free, write_more
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -31,6 +31,7 @@ from crosstill.transfer.target import target_tokenizer
 VOCABULARY = 8_000
 OWN_ROWS = 1_500
 MORE_ROWS = 1_500
+FREE_ROWS = 2_000
 MEASURED_TOKENS = 64
 
 REAL_TOKENIZERS = {"qwen3": "qwen3", "llama3": "llama3", "gemma3": "gemma3"}
@@ -70,16 +71,23 @@ class Inputs:
         return load_tokenizer(place)
 
     def rows(self, text: str) -> list[dict[str, Any]]:
-        """Rows to train on: `own`, which the teacher wrote, `wide` with more kinds, or `real`."""
+        """Rows to train on.
+
+        `own`, which the teacher wrote; `wide` and `broad` with more kinds; or `real`.
+        """
         if text == "real":
             return [{"text": one} for one in real_texts()]
         if text == "wide":
             return [*self.rows("own"), *self.rows("more")]
+        if text == "broad":
+            return [*self.rows("wide"), *self.rows("free")]
         place, encoder = self.folder / f"{text}.jsonl", text_encoder(self.tokenizer)
         if not place.exists() and text == "own":
             write(self.teacher(), encoder, place, OWN_ROWS, seed=0)
-        elif not place.exists():
+        elif not place.exists() and text == "more":
             write_more(self.teacher(), encoder, place, MORE_ROWS, OWN_ROWS // 3, seed=0)
+        elif not place.exists():
+            write_free(self.teacher(), encoder, place, FREE_ROWS, OWN_ROWS, seed=0)
         lines = place.read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines if line]
 

@@ -162,6 +162,7 @@ def make_trainer(
                 learning_rate=run.rate,
                 embedding_rate=run.embedding_rate,
                 seed=seed,
+                beta2=run.beta2,
             ),
         ),
         train_dataset=rows,

@@ -20,7 +20,7 @@ class Run:
         target: the tokenizer: bpe8k, qwen3, llama3, gemma3 or bytes.
         initial: how the embeddings begin.
         objectives: what is trained; empty: the start is measured, no more.
-        text: `own`, which the teacher wrote, `wide` with more kinds of it, or `real`.
+        text: `own`, which the teacher wrote, `wide` and `broad` with more kinds of it, or `real`.
         tokens: of the student, trained on.
         rate: of the body.
         embedding_rate: of the embeddings.
@@ -29,6 +29,7 @@ class Run:
         weighting: of several objectives.
         reword: share of the words that the teacher replaces by such as the student must spell.
         points: of its curve, beside the beginning.
+        beta2: of AdamW.
     """
 
     target: str = "bpe8k"
@@ -43,6 +44,7 @@ class Run:
     weighting: str = "fixed"
     reword: float = 0.0
     points: int = 4
+    beta2: float = 0.95
 
 
 PLAIN = Run()
@@ -62,6 +64,10 @@ RUNS: dict[str, Run] = {
     "default-wide": replace(DEFAULT, text="wide"),
     "default-wide-300k": replace(DEFAULT, text="wide", tokens=277_000),  # 300,000 with templates
     "default-spell-wide-300k": replace(DEFAULT, text="wide", tokens=277_000, initial={"spell": {}}),
+    "default-broad-300k": replace(DEFAULT, text="broad", tokens=277_000),
+    "default-spell-broad-300k": replace(
+        DEFAULT, text="broad", tokens=277_000, initial={"spell": {}}
+    ),
     # methods, from one start each
     **{
         f"{name}{'' if start == 'fit' else '-' + start}": replace(
@@ -125,6 +131,16 @@ RUNS: dict[str, Run] = {
             "fit-1-epoch": {"initial": {"fit": {"epochs": 1}}},
             "spell": {"initial": {"spell": {}}},
             **{f"reword-{share}": {"reword": share} for share in (0.1, 0.2, 0.4)},
+        }.items()
+    },
+    **{
+        f"tried-default{name}": replace(DEFAULT, tokens=50_000, points=1, **changes)
+        for name, changes in {
+            "": {},
+            "-wide": {"text": "wide"},
+            "-broad": {"text": "broad"},
+            "-beta2-0.99": {"beta2": 0.99},
+            "-beta2-0.999": {"beta2": 0.999},
         }.items()
     },
     # other tokenizers

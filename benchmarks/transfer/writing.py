@@ -23,6 +23,9 @@ ASKED, ANSWERED, CONTINUED = 48, 112, 112
 OPENING = 20
 """Words of a real text that the teacher goes on from."""
 
+SHORT_OPENING = 4
+"""The same where as much as possible is to be the teacher's."""
+
 ROWS_AT_A_TIME = 96
 
 VERBS = (
@@ -32,8 +35,31 @@ VERBS = (
 )  # fmt: skip
 """What a task may begin with. By itself the model mostly asks whether it can be helped."""
 
+WORDS = (
+    "What", "How", "Why", "Which", "When", "Who", "Is", "Are", "Does", "Can you", "I", "I am",
+    "I have", "My", "We", "You", "The", "The following", "This", "In", "If", "For", "Given",
+    "Given a", "Here is", "Below", "Using", "Suppose", "Consider", "Let", "Please", "A", "Tell",
+    "Calculate", "Extract", "Fill", "Draft", "Write a", "Write an email", "Make a list of",
+)  # fmt: skip
+"""What else a question may begin with."""
+
+BEGINNINGS = (
+    "def ", "def is_", "def get_", "def find_", "def count_", "def make_", "def remove_",
+    "def add_", "def check_", "def sort_", "def to_", "def max_", "def sum_", "def split_",
+    "def has_",
+    "class ", "import ", "import math\n", "import re\n", "import random\n", "from typing import ",
+    "from collections import ", "# ", "async def ", "if __name__ == ", "@",
+)  # fmt: skip
+"""What a program may begin with."""
+
 PARTS = {"tasks": 0.45, "functions": 0.2, "signatures": 0.2, "prose": 0.15}
 """Shares of the kinds among further rows."""
+
+FREE_PARTS = {"questions": 0.45, "programs": 0.4, "sentences": 0.15}
+"""Shares of the kinds among rows that are the teacher's own but for a word."""
+
+PROGRAM = 192
+"""Tokens of a program, at most."""
 
 
 def chats(
@@ -64,12 +90,16 @@ def chats(
 
 
 def continued(
-    model: PreTrainedModel, encoder: TextEncoder, prompts: list[str], seed: int
+    model: PreTrainedModel,
+    encoder: TextEncoder,
+    prompts: list[str],
+    seed: int,
+    longest: int = CONTINUED,
 ) -> list[Any]:
-    """Let the teacher go on from real openings."""
+    """Let the teacher go on from these openings."""
     begin = [] if encoder.roles.bos is None else [encoder.roles.bos]
     ids = [[*begin, *encoder.encode(prompt)] for prompt in prompts]
-    texts = _texts(model, encoder, ids, CONTINUED, seed)
+    texts = _texts(model, encoder, ids, longest, seed)
     return [{"text": prompt + text} for prompt, text in zip(prompts, texts, strict=True)]
 
 
@@ -97,6 +127,33 @@ def write_more(
         ),
         "signatures": lambda: continued(model, encoder, signed[-count["signatures"] :], seed + 7),
         "prose": lambda: continued(model, encoder, openings, seed + 8),
+    }
+    _write_parts(path, parts, rows, seed)
+
+
+def write_free(
+    model: PreTrainedModel, encoder: TextEncoder, path: Path, rows: int, used: int, seed: int
+) -> None:
+    """Write rows that are the teacher's own but for a word or a few that they begin with.
+
+    Args:
+        model: the teacher.
+        encoder: its tokenizer.
+        path: of the rows; what is there already is kept.
+        rows: how many.
+        used: openings of prose that others have used.
+        seed: of theirs as well.
+    """
+    count = {name: round(share * rows) for name, share in FREE_PARTS.items()}
+    programs = [BEGINNINGS[number % len(BEGINNINGS)] for number in range(count["programs"])]
+    openings = [
+        " ".join(text.split(" ")[:SHORT_OPENING])
+        for text in _prose(used + count["sentences"], seed)[used:]
+    ]
+    parts = {
+        "questions": lambda: chats(model, encoder, count["questions"], seed + 9, WORDS),
+        "programs": lambda: continued(model, encoder, programs, seed + 11, PROGRAM),
+        "sentences": lambda: continued(model, encoder, openings, seed + 12),
     }
     _write_parts(path, parts, rows, seed)
 

@@ -11,7 +11,7 @@ def summary(**changes):
     return {
         "student": "small on bytes",
         "teacher": "org/small",
-        "target": {"to": "bytes", "special_tokens": "keep", "vocabulary": 258},
+        "target": {"to": "bytes", "special_tokens": "keep", "vocabulary": 258, "enriched": False},
         "initialiser": {"name": "fvt", "report": {"copied": 256, "by_role": 2, "mean": 0}},
         "stages": [stage],
         "teacher_divergence_before": 2.0,
@@ -40,6 +40,14 @@ def test_a_base_model_of_a_hub_is_named_for_hubs():
     assert front["pipeline_tag"] == "text-generation"
     assert "org/small, moved to raw bytes (258 in all) with its own special tokens" in text
     assert "crosstill 9.8.7" in text
+
+
+@pytest.mark.parametrize(("enriched", "library"), [(False, "transformers"), (True, "crosstill")])
+def test_it_says_what_loads_it(enriched, library):
+    front, text = parts(model_card(summary(target={**summary()["target"], "enriched": enriched})))
+    assert front["library_name"] == library
+    assert ("AutoModelForCausalLM" in text) is not enriched
+    assert ("load_enriched" in text) is enriched
 
 
 @pytest.mark.parametrize("name", ["/home/me/secret/small", "../small", "small"])
@@ -92,6 +100,7 @@ def test_nothing_measured_and_nothing_trained_are_said():
 
 
 def test_a_target_of_a_hub_by_its_name():
-    target = {"to": "org/other", "special_tokens": "change", "vocabulary": 1000}
+    target = {**summary()["target"], "to": "org/other", "special_tokens": "change"}
+    target["vocabulary"] = 1000
     _, text = parts(model_card(summary(target=target)))
     assert "the tokens of org/other (1,000 in all) with the target's special tokens" in text

@@ -13,6 +13,7 @@ import tiny_training
 from crosstill.align.spellings import lowest_ids
 from crosstill.errors import CheckpointError, ConfigError, CrosstillError, TrustError
 from crosstill.evaluation.bits_per_byte import score_texts
+from crosstill.evaluation.sampling import sample
 from crosstill.text.encode import text_encoder
 from crosstill.transfer.bytelevel import byte_tokenizer
 from crosstill.transfer.embeddings import transplant
@@ -118,6 +119,28 @@ def test_a_byte_at_a_time_with_a_cache_of_ones_own(enriched):
         model(ids[:, :1], past_key_values=cache)
     with pytest.raises(ConfigError, match="needs input_ids"):
         model(inputs_embeds=model.embed(ids))
+
+
+class Whole(torch.nn.Module):
+    """Reads all ids anew at each call, and takes no cache."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.ids = model, None
+
+    def forward(self, input_ids, past_key_values, use_cache):
+        self.ids = input_ids if self.ids is None else torch.cat([self.ids, input_ids], 1)
+        return self.model(self.ids, use_cache=False)
+
+
+def test_texts_are_drawn_with_a_cache_as_without(enriched):
+    model, _ = enriched
+    stop = text_encoder(BYTES).bytes.special
+    openings = [list(b"The cat"), list(b"A dog and the")]
+    asked = {"stop": stop, "max_new_tokens": 12, "seed": 3}
+    drawn = sample(model, openings, **asked)
+    assert drawn == sample(Whole(model), openings, **asked)
+    assert any(drawn)
 
 
 def test_padding_on_the_left_changes_nothing(enriched):

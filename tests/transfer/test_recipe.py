@@ -130,6 +130,8 @@ def test_all_problems_are_named_at_once():
         ({"initial": 3}, "initial is 3, expected str or dict"),
         ({"reword": 1.5}, "reword is 1.5: a share of the words, from 0 to 1"),
         ({"reword": "much"}, "reword is 'much', expected int or float"),
+        ({"enriched": True}, "only byte models are enriched"),
+        ({"enriched": "yes", "to": "bytes"}, "enriched is 'yes', expected bool"),
     ],
 )
 def test_what_is_refused(changes, message):

@@ -18,6 +18,7 @@ from crosstill.hub import load_model, load_tokenizer
 from crosstill.training import rewording
 from crosstill.training.trainer import DistillTrainer
 from crosstill.transfer import load_transfer, run, transfer, transplant
+from crosstill.transfer.enriched import load_enriched
 from crosstill.transfer.record import Record
 from crosstill.transfer.target import target_tokenizer
 
@@ -249,6 +250,46 @@ def test_bytes(models, tmp_path):
     model = hf.AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
     assert model.get_input_embeddings().num_embeddings == summary["target"]["vocabulary"]
     assert summary["student"] == "student on bytes"
+
+
+def test_an_enriched_byte_model(models, tmp_path):
+    summary = transfer(recipe_of(tmp_path, models, to="bytes", enriched=True, stages=STAGES))
+    out = tmp_path / "out"
+    model = load_enriched(out / "model")
+    first = load_enriched(out / "stages" / "0-initial" / "model")
+    old = load_model(models / "student").get_input_embeddings().weight
+    assert torch.equal(model.subwords.weight, old)
+    assert model.get_input_embeddings().weight[:256].abs().sum() > 0  # they began at zero
+    assert not torch.equal(weights_of_body(model), weights_of_body(first))
+    assert summary["target"]["enriched"]
+    assert summary["teacher_divergence_after"] != summary["teacher_divergence_before"]
+    assert len(load_tokenizer(out / "model").encode("Grüße 東", add_special_tokens=False)) == 11
+    card = (out / "model" / "README.md").read_text()
+    assert "load_enriched" in card
+    assert "AutoModelForCausalLM" not in card
+    assert "library_name: crosstill" in card
+
+
+def weights_of_body(model):
+    return model.model.model.layers[0].mlp.up_proj.weight
+
+
+def test_an_enriched_model_with_an_adapter_over_a_shared_body(models, tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    stages = [STAGES[0], {"train": "lora", "max_steps": 2}]
+    changes = {"to": "bytes", "enriched": True, "stages": stages, **UNMEASURED}
+    transfer(recipe_of(tmp_path / "whole", models, **changes))
+    recipe = recipe_of(tmp_path / "cut", models, **changes)
+    assert recipe.one_body
+    with monkeypatch.context() as patch:
+        Fuse(patch, DistillTrainer, "training_step", in_stage("2-lora", 1))
+        with pytest.raises(Killed):
+            transfer(recipe)
+    transfer(recipe, resume=True)
+    whole, cut = (
+        load_enriched(tmp_path / name / "out" / "model").state_dict() for name in ("whole", "cut")
+    )
+    assert same(whole, cut)
 
 
 # --- stopping and going on -----------------------------------------------------------------------

@@ -36,7 +36,8 @@ def sample(
     one reaches, and the longer ones are fed their own tokens while the others are already drawing.
 
     Args:
-        model: a causal language model with a key-value cache.
+        model: a causal language model with a key-value cache. One that has a `context_length` is
+            also given that many ids from before those it reads, as `context_ids`.
         openings: token ids of each prompt, at least one.
         stop: ids that end a text and are not part of it. Ids beyond its length are never drawn.
         max_new_tokens: longest continuation in tokens.
@@ -85,11 +86,14 @@ def _continue(
     stop_list = stop.tolist()
     position = min(len(ids) for ids in prompts)
     step = torch.tensor([ids[:position] for ids in prompts], device=device)
+    context, needed = step[:, :0], getattr(model, "context_length", 0)
     drawn: list[list[int]] = [[] for _ in prompts]
     done = [False] * len(prompts)
     cache = None
     while True:
-        output = model(input_ids=step, past_key_values=cache, use_cache=True)
+        before = {"context_ids": context} if needed else {}
+        output = model(input_ids=step, past_key_values=cache, use_cache=True, **before)
+        context = torch.cat([context, step], 1)[:, -needed:]
         cache = output.past_key_values
         logits = output.logits[:, -1, : len(stop_list)].float()
         draws = _draw(logits, generator).tolist()

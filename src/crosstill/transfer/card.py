@@ -21,7 +21,7 @@ def model_card(summary: Mapping[str, Any]) -> str:
         _what(summary),
         _measures(summary),
         _how(summary),
-        LOADING,
+        LOADING_ENRICHED if summary["target"]["enriched"] else LOADING,
         LIMITS,
     ]
     return f"---\n{_front_matter(summary)}---\n\n" + "\n\n".join(parts) + "\n"
@@ -39,6 +39,20 @@ tokenizer = PreTrainedTokenizerFast.from_pretrained("path/to/this/folder")
 No code beyond transformers is needed. (`AutoTokenizer` loads the same tokenizer for most models;
 for some families, Qwen 2 among them, it builds one by their own rules and reads other ids.)"""
 
+LOADING_ENRICHED = """## How to load
+
+```python
+from crosstill.hub import load_tokenizer
+from crosstill.transfer.enriched import load_enriched
+
+model = load_enriched("path/to/this/folder")
+tokenizer = load_tokenizer("path/to/this/folder")
+```
+
+This is an enriched byte model: to the embedding of each byte it adds the base model's embedding
+of the longest subword that ends there. Its class is crosstill's; the folder holds safetensors and
+JSON, and no code. `model.model`, without the subwords, is not what was measured."""
+
 LIMITS = """## Limits
 
 - What the base model does wrong this one does too, and its licence and terms of use hold here.
@@ -50,7 +64,7 @@ LIMITS = """## Limits
 
 def _front_matter(summary: Mapping[str, Any]) -> str:
     values: dict[str, Any] = {
-        "library_name": "transformers",
+        "library_name": "crosstill" if summary["target"]["enriched"] else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["crosstill", "tokenizer-transfer"],
     }

@@ -60,6 +60,7 @@ class EnrichedModel(PreTrainedModel, GenerationMixin):
         model: The plain byte model. Without this class it runs as well, without the subwords.
         subwords: The original embeddings [Vs, D]; frozen.
         suffixes: Finds the subword that ends at each byte.
+        context_length: Ids before those it reads that it needs where it goes on with a cache.
 
     Source: Minixhofer et al. 2025, arXiv:2503.20083, appendix C.
     """
@@ -67,6 +68,7 @@ class EnrichedModel(PreTrainedModel, GenerationMixin):
     model: PreTrainedModel
     subwords: nn.Embedding
     suffixes: Suffixes
+    context_length = LONGEST - 1
 
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -105,13 +107,14 @@ class EnrichedModel(PreTrainedModel, GenerationMixin):
         Raises:
             ConfigError: No ids, or a cache with something in it and no `context_ids`.
         """
-        if input_ids is None or kwargs.get("inputs_embeds") is not None:
+        # an adapter gives inputs_embeds by name, as None
+        if input_ids is None or kwargs.pop("inputs_embeds", None) is not None:
             raise ConfigError("an enriched model needs input_ids: subwords are found by their ids")
         seen = 0 if past_key_values is None else past_key_values.get_seq_length()
         if seen and context_ids is None:
             raise ConfigError(
                 f"an enriched model was given a cache of {seen} positions and no context_ids: give "
-                f"the ids before input_ids, of which the last {LONGEST - 1} are enough"
+                f"the ids before input_ids, of which the last {self.context_length} are enough"
             )
         return self.model(
             inputs_embeds=self.embed(_marked(input_ids, attention_mask), context_ids),
@@ -137,7 +140,7 @@ class EnrichedModel(PreTrainedModel, GenerationMixin):
         if inputs.get("input_ids") is not None:
             before = input_ids.shape[1] - inputs["input_ids"].shape[1]
             marked = _marked(input_ids, attention_mask)
-            inputs["context_ids"] = marked[:, max(before - LONGEST + 1, 0) : before]
+            inputs["context_ids"] = marked[:, max(before - self.context_length, 0) : before]
         return inputs
 
     def get_input_embeddings(self) -> Any:
@@ -218,6 +221,11 @@ def enrich(
     return EnrichedModel(model, _table_like(embedding, original.input), suffixes)
 
 
+def plain_of(model: Any) -> Any:
+    """The byte model inside an enriched one; any other model as it is."""
+    return model.model if isinstance(model, EnrichedModel) else model
+
+
 def _check_bytes(target: TextEncoder) -> None:
     """Raise unless the ids of the tokenizer are the bytes, with special tokens behind them."""
     table = target.bytes
@@ -296,6 +304,13 @@ def load_enriched(folder: str | Path, *, dtype: "torch.dtype | str" = "auto") ->
         made.generation_config = GenerationConfig.from_dict(json.loads(file.read_bytes()))
         made.model.generation_config = made.generation_config
     return made.eval()
+
+
+def load_either(folder: str | Path, *, dtype: "torch.dtype | str" = "auto") -> PreTrainedModel:
+    """Loads an enriched model where a folder holds one, else a plain one (`hub.load_model`)."""
+    if (Path(folder).expanduser() / _ABOUT).is_file():
+        return load_enriched(folder, dtype=dtype)
+    return hub.load_model(folder, dtype=dtype)
 
 
 def _numbers(folder: Path) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from crosstill import hub
 from crosstill.errors import CheckpointError
 from crosstill.text.parts import TORTURE
+from crosstill.transfer.enriched import load_either, plain_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,6 +31,8 @@ def export(
     files: Mapping[str, str] | None = None,
 ) -> Path:
     """Save a model and its tokenizer as a Hugging Face folder: safetensors and JSON.
+
+    An enriched byte model becomes a folder that `load_enriched` reads.
 
     The files are written beside their final place, read back and compared, and the folder is then
     renamed: an interrupted export leaves no half-written folder under the final name. What is
@@ -75,14 +78,19 @@ def export(
 
 def _verify(model: "PreTrainedModel", tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Read a folder back and compare tensors and the tokenizer with those in memory."""
-    found = hub.load_model(folder).state_dict()
+    found = load_either(folder).state_dict()
     for name, value in model.state_dict().items():
         if name not in found or not torch.equal(found[name].cpu(), value.cpu()):
             raise CheckpointError(f"{folder}: the tensor {name} was not saved as it is in memory")
     theirs = hub.load_tokenizer(folder)
     if theirs.get_vocab() != tokenizer.get_vocab():
         raise CheckpointError(f"{folder}: the tokenizer was not saved as it is in memory")
-    if type(tokenizer) is PreTrainedTokenizerFast and hub.rebuilds_tokenizer(folder, TORTURE):
+    plain = plain_of(model) is model  # else AutoTokenizer finds no type of model to go by
+    if (
+        plain
+        and type(tokenizer) is PreTrainedTokenizerFast
+        and hub.rebuilds_tokenizer(folder, TORTURE)
+    ):
         logger.warning(
             "transformers builds the tokenizer of a %s model anew, by rules of its own, and then "
             "reads other ids than the model was taught: load this one with "

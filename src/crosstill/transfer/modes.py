@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, set_seed
 from crosstill.errors import ConfigError
 from crosstill.heads import under_adapters
 from crosstill.training.adapters import is_adapted, lora_config
+from crosstill.transfer.enriched import EnrichedModel
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -52,6 +53,8 @@ def prepare_mode(
     it returns to `DistillTrainer` as `model` (without `peft_config`). The teacher is made before
     the transplant, by `crosstill.transfer.self_teacher.self_teacher`.
 
+    The original embeddings of an enriched byte model stay frozen in every mode.
+
     In lora mode the new tables are trained as they are: they get a gradient after the adapter was
     put on, and no second copy, which `modules_to_save` would keep. They are saved with the adapter
     (`crosstill.training.adapters.save_weights`), and `merge_and_unload` leaves them in place.
@@ -90,6 +93,9 @@ def prepare_mode(
         _set_trained(student, trains_body)
     for table in tables(student):
         _set_trained(table, mode != "body")
+    base = under_adapters(student)
+    if isinstance(base, EnrichedModel):
+        _set_trained(base.subwords, False)
     return student
 
 

@@ -92,6 +92,8 @@ class TransferRecipe:
             nothing: "fit" if it has texts, "fvt" if not.
         initial_texts: Texts for initialisers that read some: a file as `train`, or a list; empty:
             the first training rows.
+        enriched: Towards bytes: the embedding of each byte also gets the original one of the
+            longest subword that ends there, frozen; see `crosstill.transfer.enriched`.
         reword: Share of the words of the training rows that the model itself replaces by others
             that it expects there too and that the new tokenizer has no token for; 0: rows as they
             are. Towards bytes 0 if nothing is said: they spell each word. See
@@ -117,6 +119,7 @@ class TransferRecipe:
     special_tokens: str = "keep"
     initial: str | dict[str, Any] = DEFAULT
     initial_texts: str | list[str] = field(default_factory=list)
+    enriched: bool = False
     reword: float = REWORD
     mode: str = "full"
     eval_texts: str | list[str] = field(default_factory=list)
@@ -142,10 +145,12 @@ class TransferRecipe:
         """What decides the model that training begins with."""
         names = ("model", "revision", "to", "to_revision", "special_tokens", "initial")
         texts = self.initial_texts or self.train
+        enriched = {"enriched": True} if self.enriched else {}
         return {name: getattr(self, name) for name in names} | {
             "initial_texts": texts,
             "seed": self.training.seed,
             "student_dtype": self.training.student_dtype,
+            **enriched,
         }
 
 
@@ -163,6 +168,7 @@ _KEYS = Keys(
         "special_tokens": (str,),
         "initial": (str, dict),
         "initial_texts": (str, list),
+        "enriched": (bool,),
         "reword": (int, float),
         "mode": (str,),
         "eval_texts": (str, list),
@@ -238,6 +244,11 @@ def parse_transfer(
     problems += wrong_share(
         given.setdefault("reword", 0.0 if given.get("to") == "bytes" else REWORD)
     )
+    if given.get("enriched") is True and given.get("to") != "bytes":
+        problems.append(
+            f"enriched is true and to is {given.get('to')!r}: only byte models are enriched, so "
+            "set to: bytes, or enriched: false"
+        )
     output_dir = str(given.get("output_dir"))
     shared, stages = given.pop("training", {}), given.pop("stages", [{}])
     if not isinstance(shared, Mapping) or not isinstance(stages, list):

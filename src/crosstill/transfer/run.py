@@ -37,12 +37,14 @@ from crosstill.training.texts import read_texts
 from crosstill.training.trainer import DistillTrainer
 from crosstill.transfer.card import model_card
 from crosstill.transfer.embeddings import transplant
+from crosstill.transfer.enriched import enrich, load_either, plain_of
 from crosstill.transfer.export import export
 from crosstill.transfer.modes import prepare_mode, tables
 from crosstill.transfer.recipe import Stage, TransferRecipe
 from crosstill.transfer.record import Record
 from crosstill.transfer.self_teacher import self_teacher
 from crosstill.transfer.summary import gather_metrics, summary
+from crosstill.transfer.tables import Tables, read_tables
 from crosstill.transfer.target import target_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -179,6 +181,7 @@ class _Run:
         recipe, started = self.recipe, time.monotonic()
         settings = recipe.training
         model.to(settings.device)  # type: ignore[arg-type]
+        original = Tables(read_tables(model).input.clone()) if recipe.enriched else None
         with torch.autocast(settings.device.type, torch.bfloat16, enabled=bool(settings.bf16)):
             report = transplant(
                 model,
@@ -190,6 +193,8 @@ class _Run:
             )
         logger.info("first embeddings for %s: %s", recipe.to, report)
         self.student = model
+        if original is not None:
+            self.student = enrich(model, original, self.source, self.target)
         facts = {"report": asdict(report), "seconds": round(time.monotonic() - started, 3)}
         self._keep(INITIAL, recipe.beginning(), facts)
 
@@ -204,9 +209,9 @@ class _Run:
                 break
             last = stage.name
         dtype = self.recipe.training.student_dtype
-        self.student = load_model(self.record.check(last), dtype=dtype)
+        self.student = load_either(self.record.check(last), dtype=dtype)
         if self.recipe.one_body and self.stages_left():
-            adopt_body(self.student, source)
+            adopt_body(plain_of(self.student), source)
 
     def stages_left(self) -> list[Stage]:
         """The stages that are not finished."""

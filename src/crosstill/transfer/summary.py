@@ -47,6 +47,7 @@ def summary(
             "to": recipe.to,
             "special_tokens": recipe.special_tokens,
             "vocabulary": vocabulary,
+            "enriched": recipe.enriched,
         },
         "initialiser": {
             "name": parse_initialiser(recipe.initial).name,
