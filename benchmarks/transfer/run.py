@@ -30,7 +30,9 @@ from crosstill.cli.options import quiet_libraries
 from crosstill.teachers.local import LocalTeacher
 from crosstill.teachers.reword import Rewording
 from crosstill.text.encode import text_encoder
+from crosstill.transfer.enriched import enrich
 from crosstill.transfer.export import export
+from crosstill.transfer.tables import Tables, read_tables
 
 
 def main() -> None:
@@ -66,6 +68,10 @@ def perform(run: Run, seed: int, inputs: Inputs, folder: Path, keep: Path | None
     model, made = inputs.start(*begun)
     tokenizer, samples = inputs.target(run.target), inputs.samples()
     before = inputs.start_divergence(*begun)
+    if run.enriched:
+        original = Tables(read_tables(inputs.model()).input.clone())
+        model = enrich(model, original, inputs.tokenizer, tokenizer)
+        before = quick_divergence(model, tokenizer, samples)
     facts = {"run": asdict(run), "seed": seed, "start": made, "divergence_before": before}
     curve = [{"tokens": 0, "seconds": 0.0, **before}]
     if run.objectives:

@@ -30,6 +30,7 @@ class Run:
         reword: share of the words that the teacher replaces by such as the student must spell.
         points: of its curve, beside the beginning.
         beta2: of AdamW.
+        enriched: whether bytes are given the subwords that end there.
     """
 
     target: str = "bpe8k"
@@ -45,6 +46,7 @@ class Run:
     reword: float = 0.0
     points: int = 4
     beta2: float = 0.95
+    enriched: bool = False
 
 
 PLAIN = Run()
@@ -157,6 +159,9 @@ RUNS: dict[str, Run] = {
         for target in ("qwen3", "llama3", "gemma3", "bytes")
         for name, objectives in {"default": PREFIX_KL, "sft": {"sft": {}}}.items()
     },
+    "default-bytes-enriched": replace(
+        DEFAULT, target="bytes", reword=0.0, max_length=1024, points=2, enriched=True
+    ),
     # starts alone
     **{
         f"start-{target}-{name}": Run(target=target, initial=initial, objectives={}, tokens=0)

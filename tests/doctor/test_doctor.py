@@ -241,6 +241,22 @@ def test_a_fitted_head_is_counted_as_a_table_of_its_own(pair, tmp_path):
     assert untied.in_tables == 2 * tied.in_tables
 
 
+@pytest.mark.parametrize("mode", ["embeddings", "full"])
+def test_the_subwords_of_an_enriched_model_stand_in_memory_and_are_not_trained(
+    pair, tmp_path, mode
+):
+    jobs = []
+    for enriched in (False, True):
+        changes = {"to": "bytes", "enriched": enriched, "mode": mode}
+        recipe = load_transfer(make_transfer(tmp_path, pair.parent, **changes))
+        source = examine_side("model", recipe.model, None, False, Findings())
+        jobs += transfer_jobs(recipe, with_tokenizer_of(recipe, source), source)
+    plain, enriched = (estimate_memory(job) for job in jobs)
+    assert jobs[0].trained == jobs[1].trained
+    assert enriched.student - plain.student == 4 * source.in_tables  # tied: one table
+    assert (enriched.teacher, enriched.optimizer) == (plain.teacher, plain.optimizer)
+
+
 def test_a_transfer_with_nothing_to_train_on_or_a_target_that_is_not_there(pair, tmp_path):
     recipe = load_transfer(make_transfer(tmp_path, pair.parent, train=None, to=str(tmp_path)))
     findings = examine(recipe)

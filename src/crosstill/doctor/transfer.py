@@ -81,6 +81,9 @@ def transfer_jobs(recipe: TransferRecipe, student: Side, source: Side) -> list[J
     tables, everything = student.in_tables, student.parameters or 0
     shared = (source.parameters or 0) - source.in_tables if recipe.one_body else 0
     several = len(recipe.stages) > 1
+    if recipe.enriched and source.config is not None:  # the subwords stand beside, frozen
+        old = source.config.get_text_config()
+        student = replace(student, parameters=everything + old.vocab_size * old.hidden_size)
     return [
         Job(
             stage.settings,
