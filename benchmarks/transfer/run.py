@@ -54,6 +54,8 @@ def main() -> None:
             path = arguments.out / "results" / f"{name}-{seed}.json"
             if not path.exists():
                 keep = arguments.out / "models" / path.stem if arguments.keep else None
+                if keep is not None and keep.exists():
+                    parser.error(f"{keep} exists: move it away, or run without --keep")
                 folder = arguments.out / "trainer" / path.stem
                 found = perform(RUNS[name], seed, inputs, folder, keep)
                 path.parent.mkdir(parents=True, exist_ok=True)
