@@ -70,6 +70,9 @@ RUNS: dict[str, Run] = {
     "default-spell-broad-300k": replace(
         DEFAULT, text="broad", tokens=277_000, initial={"spell": {}}
     ),
+    "default-spell-broad-300k-faster": replace(
+        DEFAULT, rate=3e-4, embedding_rate=9e-4, text="broad", tokens=277_000, initial={"spell": {}}
+    ),
     # methods, from one start each
     **{
         f"{name}{'' if start == 'fit' else '-' + start}": replace(

@@ -10,12 +10,16 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch._functorch import config as functorch
 
 from crosstill.errors import ConfigError
 from crosstill.heads import under_adapters
 
 FORMS = 64
 """In which a block may be compiled: of each model, with and without gradient, autocast, padding."""
+
+KEEPS = "crosstill-keeps-activations"
+"""Mark of compiled code whose backward pass may be run again."""
 
 COMPILERS = ("c++", "g++", "clang++")
 """One of which `torch.compile` needs on a processor, unless the environment's CXX names another."""
@@ -66,10 +70,23 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
         )
     limits = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, FORMS)
+    _keep_activations()
     if device.type == "cpu":
         under_adapters(model).set_attn_implementation("eager")  # type: ignore[operator]
     for block in blocks:
         block.compile(dynamic=True)
+
+
+def _keep_activations() -> None:
+    """Has compiled backward passes leave what they read as it was.
+
+    What balances objectives goes through a backward pass once for each of them. PyTorch's cache on
+    disk does not tell code that overwrites from code that does not, so ours is marked there.
+    """
+    functorch.donated_buffer = False
+    cache = torch.compiler.config
+    if not cache.cache_key_tag.endswith(KEEPS):
+        cache.cache_key_tag += KEEPS
 
 
 def missing_compiler(device: torch.device) -> str:
