@@ -104,20 +104,23 @@ RUNS: dict[str, Run] = {
     },
     "prefix_kl-reword": replace(PLAIN, reword=DEFAULT.reword),
     # the start
-    **{f"prefix_kl-{name}": replace(PLAIN, initial=name) for name in ("mean", "omp")},
+    **{f"prefix_kl-{name}": replace(PLAIN, initial=name, points=1) for name in ("mean", "omp")},
     # ALM's options
     **{
-        f"alm-temperature-{value}": replace(PLAIN, objectives=_alm(temperature=float(value)))
-        for value in (1, 5)  # 100 is `alm`
+        f"alm-{name}": replace(PLAIN, objectives=_alm(**options), points=1)
+        for name, options in {
+            "temperature-1": {"temperature": 1.0},  # 100 is `alm`
+            "temperature-5": {"temperature": 5.0},
+            "unmerged": {"merge_threshold": 0.0},
+            "biased": {"debias": False},
+        }.items()
     },
-    "alm-unmerged": replace(PLAIN, objectives=_alm(merge_threshold=0.0)),
-    "alm-biased": replace(PLAIN, objectives=_alm(debias=False)),
     # the text
     "prefix_kl-300k": replace(PLAIN, tokens=300_000),
     "prefix_kl-wide-300k": replace(PLAIN, text="wide", tokens=300_000),
-    "default-real": replace(DEFAULT, text="real"),
+    "default-real": replace(DEFAULT, text="real", points=1),
     "sft-real": replace(PLAIN, text="real", objectives={"sft": {}}),
-    "alm-real": replace(PLAIN, text="real", objectives=_alm()),
+    "alm-real": replace(PLAIN, text="real", objectives=_alm(), points=1),
     # the recipe itself, on half the tokens
     **{
         f"tried-{name}": replace(PLAIN, tokens=50_000, points=1, **changes)
