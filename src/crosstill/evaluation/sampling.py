@@ -93,7 +93,8 @@ def _continue(
     while True:
         before = {"context_ids": context} if needed else {}
         output = model(input_ids=step, past_key_values=cache, use_cache=True, **before)
-        context = torch.cat([context, step], 1)[:, -needed:]
+        if needed:
+            context = torch.cat([context, step], 1)[:, -needed:]
         cache = output.past_key_values
         logits = output.logits[:, -1, : len(stop_list)].float()
         draws = _draw(logits, generator).tolist()

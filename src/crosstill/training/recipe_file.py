@@ -96,8 +96,8 @@ def wrong_keys(values: Mapping[str, Any], keys: Keys) -> list[str]:
     problems += [f"{key} is missing" for key in keys.required if values.get(key) is None]
     for key, value in values.items():
         types = keys.types.get(key)
-        number = isinstance(value, bool) and bool not in (types or ())  # true and false are ints
-        if types and value is not None and (number or not isinstance(value, types)):
+        switch = isinstance(value, bool) and bool not in (types or ())  # Python takes it for 1 or 0
+        if types and value is not None and (switch or not isinstance(value, types)):
             names = " or ".join(t.__name__ for t in types if t is not type(None))
             problems.append(f"{key} is {value!r}, expected {names}")
         elif key in keys.choices and value is not None and value not in keys.choices[key]:
