@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 FIT: dict[str, Any] = {"fit": {}}
+SPELL: dict[str, Any] = {"spell": {}}
 PREFIX_KL: dict[str, Any] = {"prefix_kl": {}}
 HIDDEN: dict[str, Any] = {
     "layers": ",".join(f"{layer}:{layer}" for layer in range(4, 32, 4)),
@@ -52,7 +53,7 @@ class Run:
 PLAIN = Run()
 """What the methods are compared on, and what changes are tried on."""
 
-DEFAULT = replace(PLAIN, rate=2e-4, embedding_rate=6e-4, reword=0.2)
+DEFAULT = replace(PLAIN, initial=SPELL, rate=2e-4, embedding_rate=6e-4, reword=0.2)
 """The default recipe, of what was tried."""
 
 
@@ -62,17 +63,14 @@ def _alm(**options: Any) -> dict[str, Any]:
 
 RUNS: dict[str, Run] = {
     "default": DEFAULT,
-    "default-300k": replace(DEFAULT, tokens=300_000),
-    "default-wide": replace(DEFAULT, text="wide"),
-    "default-wide-300k": replace(DEFAULT, text="wide", tokens=277_000),  # 300,000 with templates
-    "default-spell-wide-300k": replace(DEFAULT, text="wide", tokens=277_000, initial={"spell": {}}),
+    # 277,000 are 300,000 with templates
+    "default-wide-300k": replace(DEFAULT, text="wide", tokens=277_000),
     "default-broad-300k": replace(DEFAULT, text="broad", tokens=277_000),
-    "default-spell-broad-300k": replace(
-        DEFAULT, text="broad", tokens=277_000, initial={"spell": {}}
+    "default-broad-300k-faster": replace(
+        DEFAULT, rate=3e-4, embedding_rate=9e-4, text="broad", tokens=277_000
     ),
-    "default-spell-broad-300k-faster": replace(
-        DEFAULT, rate=3e-4, embedding_rate=9e-4, text="broad", tokens=277_000, initial={"spell": {}}
-    ),
+    "default-fit": replace(DEFAULT, initial=FIT),
+    "default-fit-broad-300k": replace(DEFAULT, initial=FIT, text="broad", tokens=277_000),
     # methods, from one start each
     **{
         f"{name}{'' if start == 'fit' else '-' + start}": replace(
@@ -137,12 +135,12 @@ RUNS: dict[str, Run] = {
             "length-96": {"max_length": 96, "rows_per_step": 8},
             "hidden-2": {"objectives": {"prefix_kl": {}, "hidden": HIDDEN}},
             "fit-1-epoch": {"initial": {"fit": {"epochs": 1}}},
-            "spell": {"initial": {"spell": {}}},
+            "spell": {"initial": SPELL},
             **{f"reword-{share}": {"reword": share} for share in (0.1, 0.2, 0.4)},
         }.items()
     },
     **{
-        f"tried-default{name}": replace(DEFAULT, tokens=50_000, points=1, **changes)
+        f"tried-default{name}": replace(DEFAULT, initial=FIT, tokens=50_000, points=1, **changes)
         for name, changes in {
             "": {},
             "-wide": {"text": "wide"},
@@ -166,7 +164,13 @@ RUNS: dict[str, Run] = {
         for name, objectives in {"default": PREFIX_KL, "sft": {"sft": {}}}.items()
     },
     "default-bytes-enriched": replace(
-        DEFAULT, target="bytes", reword=0.0, max_length=1024, points=2, enriched=True
+        DEFAULT,
+        target="bytes",
+        initial=FIT,
+        reword=0.0,
+        max_length=1024,
+        points=2,
+        enriched=True,
     ),
     # starts alone
     **{
@@ -179,7 +183,7 @@ RUNS: dict[str, Run] = {
             "omp": "omp",
             "random": "random",
             "suffix": "suffix",
-            "spell": {"spell": {}},
+            "spell": SPELL,
         }.items()
     },
 }

@@ -24,13 +24,18 @@ def test_a_recipe_without_more_trains_everything_by_prefix_kl():
     assert stage.settings.objectives == {"prefix_kl": {"weight": 1.0}}
     assert rates(stage) == pytest.approx((2e-4, 6e-4))
     assert str(stage.settings.folder) == "out/stages/1-full"
-    assert (made.special_tokens, made.initial, made.training.loss_on) == ("keep", "fit", "all")
+    assert (made.special_tokens, made.initial, made.training.loss_on) == ("keep", "spell", "all")
 
 
-def test_embeddings_begin_by_a_fit_where_there_are_texts_for_it():
+def test_first_blocks_are_changed_where_all_are_trained_and_the_head_is_fitted_where_it_can_be():
     assert recipe(train=None).initial == "fvt"
     assert recipe(train=None, initial_texts="texts.txt").initial == "fit"
     assert recipe(initial="mean").initial == "mean"
+    embeddings, full = {"train": "embeddings", "max_steps": 2}, {"train": "full", "max_steps": 2}
+    assert recipe(mode="embeddings").initial == recipe(mode="lora").initial == "fit"
+    assert recipe(stages=[embeddings, full]).initial == recipe(mode="body").initial == "spell"
+    assert recipe(stages=[embeddings, {**full, "max_steps": 0}]).initial == "fit"
+    assert recipe(to="bytes", enriched=True).initial == "fit"
 
 
 def test_words_are_put_in_but_where_each_is_spelled_anyway():

@@ -38,6 +38,9 @@ from crosstill.transfer.record import STAGES
 WITH_TEXTS = "fit"
 """How the embeddings begin where nothing is said and there are texts to read."""
 
+WITH_BODY = "spell"
+"""The same where a stage trains the body."""
+
 REWORD = 0.2
 """Share of the words of a row that are replaced where nothing is said; towards bytes none is."""
 
@@ -89,7 +92,7 @@ class TransferRecipe:
         special_tokens: "keep" the model's own special tokens and chat template, or "change" to
             those of the other tokenizer.
         initial: How the embeddings begin: a name, or `{name: {option: value}}`. Where a recipe says
-            nothing: "fit" if it has texts, "fvt" if not.
+            nothing: "spell" if a stage trains the body, else "fit" if there are texts, else "fvt".
         initial_texts: Texts for initialisers that read some: a file as `train`, or a list; empty:
             the first training rows.
         enriched: Towards bytes: the embedding of each byte also gets the original one of the
@@ -239,8 +242,7 @@ def parse_transfer(
     if not problems:
         names = short_name(given["model"]), short_name(given["to"])
         given.setdefault("output_dir", "runs/" + "_to_".join(names))
-    has_texts = given.get("train") is not None or bool(given.get("initial_texts"))
-    problems += _wrong_initial(given.setdefault("initial", WITH_TEXTS if has_texts else DEFAULT))
+    problems += _wrong_initial(given.get("initial", DEFAULT))
     problems += wrong_share(
         given.setdefault("reword", 0.0 if given.get("to") == "bytes" else REWORD)
     )
@@ -266,7 +268,17 @@ def parse_transfer(
         problems.append("stages are given and nothing to train on: give train")
     if problems:
         raise ConfigError("; ".join(problems))
+    given.setdefault("initial", _beginning(given, made))
     return TransferRecipe(**given, training=training, stages=tuple(made))  # type: ignore[arg-type]
+
+
+def _beginning(given: Mapping[str, Any], stages: list[Stage]) -> str:
+    """How the embeddings begin where nothing is said."""
+    # the blocks of an enriched model read what they always read, and need not learn it
+    if not given.get("enriched") and not all(shares_body(stage.train) for stage in stages):
+        return WITH_BODY
+    has_texts = given.get("train") is not None or bool(given.get("initial_texts"))
+    return WITH_TEXTS if has_texts else DEFAULT
 
 
 def _wrong_initial(initial: Any) -> list[str]:
