@@ -154,6 +154,7 @@ RUNS: dict[str, Run] = {
         f"{name}-{target}": replace(
             DEFAULT,
             target=target,
+            initial=FIT if target == "bytes" else SPELL,
             objectives=objectives,
             reword=DEFAULT.reword if name == "default" and target != "bytes" else 0.0,
             tokens=100_000 if target == "bytes" else 50_000,

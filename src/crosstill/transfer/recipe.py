@@ -39,7 +39,7 @@ WITH_TEXTS = "fit"
 """How the embeddings begin where nothing is said and there are texts to read."""
 
 WITH_BODY = "spell"
-"""The same where a stage trains the body."""
+"""The same where a stage trains the body; not towards bytes (docs/decisions/0013)."""
 
 REWORD = 0.2
 """Share of the words of a row that are replaced where nothing is said; towards bytes none is."""
@@ -92,7 +92,8 @@ class TransferRecipe:
         special_tokens: "keep" the model's own special tokens and chat template, or "change" to
             those of the other tokenizer.
         initial: How the embeddings begin: a name, or `{name: {option: value}}`. Where a recipe says
-            nothing: "spell" if a stage trains the body, else "fit" if there are texts, else "fvt".
+            nothing: "spell" if a stage trains the body, "fit" towards bytes and if there are texts
+            alone, else "fvt".
         initial_texts: Texts for initialisers that read some: a file as `train`, or a list; empty:
             the first training rows.
         enriched: Towards bytes: the embedding of each byte also gets the original one of the
@@ -274,8 +275,8 @@ def parse_transfer(
 
 def _beginning(given: Mapping[str, Any], stages: list[Stage]) -> str:
     """How the embeddings begin where nothing is said."""
-    # the blocks of an enriched model read what they always read, and need not learn it
-    if not given.get("enriched") and not all(shares_body(stage.train) for stage in stages):
+    trains_body = not all(shares_body(stage.train) for stage in stages)
+    if trains_body and given.get("to") != "bytes":
         return WITH_BODY
     has_texts = given.get("train") is not None or bool(given.get("initial_texts"))
     return WITH_TEXTS if has_texts else DEFAULT
