@@ -23,7 +23,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = DOCS / "results" / "transfer.md"
 KINDS = ("chat", "code", "prose")
 COLOURS = ("#4051b5", "#c2410c", "#0f766e", "#a21caf", "#854d0e", "#475569", "#be123c", "#15803d")
-SHOWN = ("default", "sft", "alm", "mined", "uld", "prefix_kl-fvt", "alm-fvt", "sft-fvt")
+SHOWN = ("default", "default-fit", "prefix_kl-fvt", "alm", "sft", "alm+sft", "mined", "uld")
 
 Results = Mapping[str, list[dict[str, Any]]]
 
