@@ -146,7 +146,6 @@ RUNS: dict[str, Run] = {
             "-wide": {"text": "wide"},
             "-broad": {"text": "broad"},
             "-beta2-0.99": {"beta2": 0.99},
-            "-beta2-0.999": {"beta2": 0.999},
         }.items()
     },
     # other tokenizers

@@ -136,13 +136,7 @@ def write_free(
 ) -> None:
     """Write rows that are the teacher's own but for a word or a few that they begin with.
 
-    Args:
-        model: the teacher.
-        encoder: its tokenizer.
-        path: of the rows; what is there already is kept.
-        rows: how many.
-        used: openings of prose that others have used.
-        seed: of theirs as well.
+    It takes what `write_more` takes; `used` are openings of prose alone.
     """
     count = {name: round(share * rows) for name, share in FREE_PARTS.items()}
     programs = [BEGINNINGS[number % len(BEGINNINGS)] for number in range(count["programs"])]
