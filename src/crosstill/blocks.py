@@ -4,6 +4,8 @@ import importlib.util
 import os
 import shutil
 import sysconfig
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ FORMS = 64
 
 KEEPS = "crosstill-keeps-activations"
 """Mark of compiled code whose backward pass may be run again."""
+
+PLAIN = "eager"
+"""The attention that compiles on a processor, as transformers calls it."""
 
 COMPILERS = ("c++", "g++", "clang++")
 """One of which `torch.compile` needs on a processor, unless the environment's CXX names another."""
@@ -60,6 +65,49 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
         compile_blocks(model, torch.device("cpu"))
         ```
     """
+    blocks = _compilable(model, device)
+    _keep_activations()
+    if device.type == "cpu":
+        _set_attention(model, PLAIN)
+    for block in blocks:
+        block.compile(dynamic=True)
+
+
+@contextmanager
+def compiled_blocks(models: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """Has the blocks of models compiled as long as it is entered, and leaves them as they were.
+
+    Hooks of a block run outside its code, so `states_after` works within. Otherwise as
+    `compile_blocks`.
+
+    Args:
+        models: causal language models.
+        device: where they will run.
+
+    Raises:
+        ConfigError: there is no compiler, or the blocks cannot be found.
+
+    Example:
+        ```python
+        with compiled_blocks([model], torch.device("cpu")):
+            states = states_after(model, block, ids, mask)
+        ```
+    """
+    with ExitStack() as stack:
+        for model in models:
+            blocks = _compilable(model, device)
+            if device.type == "cpu":
+                config: Any = under_adapters(model).config
+                stack.callback(_set_attention, model, config._attn_implementation)
+                _set_attention(model, PLAIN)
+            for block in blocks:
+                block.forward = torch.compile(block.forward, dynamic=True)
+                stack.callback(delattr, block, "forward")  # what the class has is seen again
+        yield
+
+
+def _compilable(model: nn.Module, device: torch.device) -> nn.ModuleList:
+    """The blocks of a model, where there is all it takes to compile them."""
     if missing := missing_compiler(device):
         raise ConfigError(f"compile_blocks is true, but {missing}; or set compile_blocks: false")
     blocks = transformer_blocks(model)
@@ -70,11 +118,11 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
         )
     limits = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, FORMS)
-    _keep_activations()
-    if device.type == "cpu":
-        under_adapters(model).set_attn_implementation("eager")  # type: ignore[operator]
-    for block in blocks:
-        block.compile(dynamic=True)
+    return blocks
+
+
+def _set_attention(model: nn.Module, name: str) -> None:
+    under_adapters(model).set_attn_implementation(name)  # type: ignore[operator]
 
 
 def _keep_activations() -> None:

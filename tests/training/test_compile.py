@@ -7,7 +7,12 @@ import torch
 from torch._dynamo.utils import counters
 
 import tiny_training as tiny
-from crosstill.blocks import compile_blocks, transformer_blocks
+from crosstill.blocks import (
+    compile_blocks,
+    compiled_blocks,
+    states_after,
+    transformer_blocks,
+)
 from crosstill.errors import ConfigError
 from crosstill.evaluation.bits_per_byte import bits_per_byte
 from crosstill.evaluation.sampling import sample
@@ -105,3 +110,35 @@ def test_what_has_no_blocks_is_refused():
 def test_a_model_is_compiled_once(tmp_path):
     with pytest.raises(ConfigError, match="set one of them"):
         tiny.config(tmp_path, compile_blocks=True, torch_compile=True)
+
+
+@compiles
+def test_blocks_are_compiled_as_long_as_it_is_asked_for():
+    model = tiny.student()
+    blocks, implementation = transformer_blocks(model), model.config._attn_implementation
+    ids = torch.arange(1, 24)[None]
+    expected = states_after(model, blocks[0], ids, torch.ones_like(ids))
+    assert implementation != "eager"
+    before = sum(counters["frames"].values())
+    with compiled_blocks([model], torch.device("cpu")):
+        assert model.config._attn_implementation == "eager"
+        found = states_after(model, blocks[0], ids, torch.ones_like(ids))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    compiled = sum(counters["frames"].values())
+    assert compiled > before
+    assert model.config._attn_implementation == implementation
+    assert torch.equal(states_after(model, blocks[0], ids, torch.ones_like(ids)), expected)
+    assert sum(counters["frames"].values()) == compiled
+
+
+def test_where_it_cannot_be_no_model_is_left_changed():
+    model, other = tiny.student(), tiny.student()
+    implementation = model.config._attn_implementation
+    other.model.layers = torch.nn.ModuleList(list(other.model.layers)[:1])
+    with (
+        pytest.raises(ConfigError, match="no list of blocks"),
+        compiled_blocks([model, other], torch.device("cpu")),
+    ):
+        pass
+    assert model.config._attn_implementation == implementation
+    assert all("forward" not in vars(block) for block in transformer_blocks(model))

@@ -1,8 +1,10 @@
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 import tiny_models
 import tiny_tokenizers
@@ -164,3 +166,28 @@ def test_texts_that_nobody_can_read_are_named(to_bytes):
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ConfigError, match=f"spell.{next(iter(options))}"):
         parse_initialiser({"spell": options})
+
+
+@pytest.mark.slow  # inductor takes a while
+def test_compiled_blocks_learn_the_same(to_bytes):
+    options = {**QUICK, "spelled": 300}
+    plain = Spell(**options).start(to_bytes)
+    before = sum(counters["frames"].values())
+    fast = Spell(**options).start(dataclasses.replace(to_bytes, compile_blocks=True))
+    assert sum(counters["frames"].values()) > before
+    torch.testing.assert_close(fast.tables.input, plain.tables.input, atol=1e-4, rtol=0)
+    for name, weight in fast.body.items():
+        torch.testing.assert_close(weight, plain.body[name], atol=1e-4, rtol=0)
+
+
+def test_blocks_are_compiled_where_it_is_asked_for(to_bytes, monkeypatch):
+    monkeypatch.setattr("crosstill.blocks.shutil.which", lambda name: None)
+    with pytest.raises(ConfigError, match=r"no C\+\+ compiler"):
+        transplant(
+            to_bytes.model,
+            to_bytes.source,
+            to_bytes.target,
+            initial=Spell(**QUICK),
+            texts=TEXTS,
+            compile_blocks=True,
+        )

@@ -232,6 +232,18 @@ def test_without_data_the_embeddings_are_initialised_and_that_is_exported(models
     assert "Nothing was trained" in (tmp_path / "out" / "model" / "README.md").read_text()
 
 
+def test_blocks_that_learn_to_spell_are_compiled_where_the_recipe_says_so(
+    models, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("crosstill.blocks.shutil.which", lambda name: None)
+    training = {"max_steps": 0, "use_cpu": True, "compile_blocks": True}
+    changes = {"initial": {"spell": {"spelled": 2_000}}, "training": training}
+    recipe = recipe_of(tmp_path, models, **changes, **UNMEASURED)
+    assert not recipe.stages  # what is refused is the beginning, not the training
+    with pytest.raises(ConfigError, match=r"compile_blocks is true, but there is no C\+\+"):
+        transfer(recipe)
+
+
 def test_first_blocks_that_learn_to_spell_keep_a_teacher_of_their_own(models, tmp_path):
     initial = {"spell": {"spelled": 2_000, "epochs": 1}}
     recipe = recipe_of(tmp_path, models, initial=initial, mode="embeddings", **UNMEASURED)

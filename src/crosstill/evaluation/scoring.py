@@ -98,11 +98,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     Blocks that were compiled for training run as they are: each length of a key-value cache would
     be compiled anew.
     """
+    with eval_mode(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode (no dropout), and its mode back."""
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            yield
+        yield
     finally:
         model.train(was_training)
 

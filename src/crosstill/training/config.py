@@ -108,7 +108,8 @@ class DistillConfig(TrainingArguments):
             memory of a CPU from fragmenting, and suit kernels.
         fused_head: Never make the `T x V` logits: True, False, or "auto" (where the model allows).
         compile_blocks: Compile the transformer blocks of all models (`torch.compile`, one block's
-            code for all): the first step takes a minute longer, the others down to half as long.
+            code for all): the first step takes a minute longer, the others down to half as long. In
+            a transfer also those that an initialiser trains.
         student_dtype: Type of the student's weights in memory, when it is loaded by name.
         teacher_dtype: Type of the teacher's weights in memory, when it is loaded by name.
         student_revision: Commit or branch of the student on the hub.

@@ -32,6 +32,7 @@ def transplant(
     initial: str | Mapping[str, Any] | Initialiser = DEFAULT,
     texts: Sequence[str | Mapping[str, Any]] = (),
     seed: int = 0,
+    compile_blocks: bool = False,
 ) -> TransplantReport:
     """Give a model the embeddings of another tokenizer's vocabulary, in place.
 
@@ -50,17 +51,20 @@ def transplant(
         texts: texts, or rows, of the kind the model will read, for an initialiser that looks at
             some.
         seed: for an initialiser that draws.
+        compile_blocks: for an initialiser that trains blocks (`spell`): compile them meanwhile,
+            see `crosstill.blocks.compiled_blocks`. It needs a compiler.
 
     Raises:
         ConfigError: the model has fewer rows than the source tokenizer has tokens, its embeddings
-            are no plain table, there is no such initialiser, or it needs texts.
+            are no plain table, there is no such initialiser, it needs texts, or blocks shall be
+            compiled and there is no compiler.
         TokenizerError: the bytes of a tokenizer cannot be read.
     """
     maker = parse_initialiser(initial)
     if maker.needs_texts and not texts:
         raise ConfigError(f"the initialiser {maker.name!r} reads texts, and none were given")
     source, target = text_encoder(source_tokenizer), text_encoder(target_tokenizer)
-    start = maker.start(Source(model, source, target, texts, seed))
+    start = maker.start(Source(model, source, target, texts, seed, compile_blocks))
     write_tables(model, start.tables)
     with torch.no_grad():
         for name, value in start.body.items():

@@ -190,6 +190,7 @@ class _Run:
                 initial=recipe.initial,
                 texts=self.texts,
                 seed=settings.seed,
+                compile_blocks=settings.compile_blocks,
             )
         logger.info("first embeddings for %s: %s", recipe.to, report)
         self.student = model

@@ -77,6 +77,7 @@ class Source:
         texts: Texts of the kind it will read, or rows as a trainer reads them (`text`, `messages`,
             or `prompt` and `completion`); may be empty.
         seed: For whatever is drawn at random.
+        compile_blocks: Whether blocks that are trained are compiled meanwhile.
     """
 
     model: "PreTrainedModel"
@@ -84,6 +85,7 @@ class Source:
     target: TextEncoder
     texts: Sequence[str | Mapping[str, Any]] = ()
     seed: int = 0
+    compile_blocks: bool = False
 
     @cached_property
     def tables(self) -> Tables:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from crosstill.blocks import states_after, transformer_blocks
+from crosstill.blocks import compiled_blocks, states_after, transformer_blocks
 from crosstill.errors import ConfigError
-from crosstill.evaluation.scoring import device_of, evaluating
+from crosstill.evaluation.scoring import device_of, eval_mode
 from crosstill.functional.hidden import hidden_loss
 from crosstill.functional.rows import chunk_rows
 from crosstill.text.encode import TextEncoder
@@ -112,7 +112,10 @@ class Spell(Fit):
         write_tables(student, replace(first, output=first.head.clone()))
         lower, names = _own_blocks(student, self.blocks)
         table: Any = student.get_input_embeddings()
-        self._learn(source, student, lower, _wide(table))
+        _wide(table)
+        models = (source.model, student) if source.compile_blocks else ()
+        with compiled_blocks(models, device_of(source.model)):
+            self._learn(source, student, lower, table)
         dtype = first.input.dtype
         body = {
             f"{path}.{name}": weight.detach().to(dtype)
@@ -141,7 +144,7 @@ class Spell(Fit):
         optimizer = torch.optim.AdamW(groups, betas=BETAS, weight_decay=0.0, fused=fused)
         peaks, read = [group["lr"] for group in optimizer.param_groups], 0
         bar = tqdm(total=self.spelled, desc="spell: first blocks", unit="tok", delay=2)
-        with evaluating(source.model), bar, torch.enable_grad():
+        with eval_mode(source.model), bar, torch.enable_grad():
             for batch in self._spelled(source):
                 factor = _factor(read / self.spelled)
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
