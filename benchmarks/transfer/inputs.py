@@ -105,6 +105,7 @@ class Inputs:
                     self.target(target),
                     initial=initial,
                     texts=self.rows(text),
+                    compile_blocks=True,
                 )
             facts = {"processor_seconds": time.process_time() - started, **vars(report)}
             place.parent.mkdir(parents=True, exist_ok=True)
