@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 
 import pytest
 import torch
@@ -252,6 +253,15 @@ def test_workers_change_nothing(tmp_path):
         run.train()
         runs.append(tiny.losses(run))
     assert runs[0] == runs[1]
+
+
+def test_nothing_is_said_of_memory_that_only_an_accelerator_pins(tmp_path):
+    trainer = tiny.trainer(tmp_path, use_cpu=False)
+    if trainer.args.device.type != "cpu":
+        pytest.skip("there is an accelerator")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        next(iter(trainer.get_train_dataloader()))
 
 
 def test_two_runs_are_bit_equal(tmp_path):

@@ -256,6 +256,8 @@ class DistillConfig(TrainingArguments):
             super().__post_init__()
         except ValueError as error:
             raise ConfigError(f"{error}") from error
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # there is nothing to pin it for, and PyTorch warns
         if self.n_gpu > 1:
             logger.warning(
                 "%d GPUs are visible to one process and one is used; start with `torchrun "
