@@ -26,6 +26,9 @@ KEEPS = "crosstill-keeps-activations"
 PLAIN = "eager"
 """The attention that compiles on a processor, as transformers calls it."""
 
+LONG = 512
+"""Tokens of a row beyond which it would keep too much: for each head the row's length squared."""
+
 COMPILERS = ("c++", "g++", "clang++")
 """One of which `torch.compile` needs on a processor, unless the environment's CXX names another."""
 
@@ -45,17 +48,18 @@ def transformer_blocks(model: nn.Module) -> nn.ModuleList | None:
     return None
 
 
-def compile_blocks(model: nn.Module, device: torch.device) -> None:
+def compile_blocks(model: nn.Module, device: torch.device, *, longest: int = 0) -> None:
     """Compiles each transformer block of a model, in place; the model stays what it is otherwise.
 
     Between its products a block spends most of its time in norms, rotations and casts, each a pass
     over memory; compiled, they are few. One block's code serves all, so the first step takes a
     minute longer, not many. On a processor attention is the plain one then, which compiles: the
-    fused one's backward pass is slow for short rows.
+    fused one's backward pass is slow for short rows. For long ones the model keeps its own.
 
     Args:
         model: a causal language model, or a PEFT model round one.
         device: where it will run.
+        longest: tokens of the longest row that it is trained on.
 
     Raises:
         ConfigError: there is no compiler, or the blocks cannot be found.
@@ -67,14 +71,16 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
     """
     blocks = _compilable(model, device)
     _keep_activations()
-    if device.type == "cpu":
+    if _plain_is_better(device, longest):
         _set_attention(model, PLAIN)
     for block in blocks:
         block.compile(dynamic=True)
 
 
 @contextmanager
-def compiled_blocks(models: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+def compiled_blocks(
+    models: Sequence[nn.Module], device: torch.device, *, longest: int = 0
+) -> Iterator[None]:
     """Has the blocks of models compiled as long as it is entered, and leaves them as they were.
 
     Hooks of a block run outside its code, so `states_after` works within. Otherwise as
@@ -83,6 +89,7 @@ def compiled_blocks(models: Sequence[nn.Module], device: torch.device) -> Iterat
     Args:
         models: causal language models.
         device: where they will run.
+        longest: tokens of the longest row that they are trained on.
 
     Raises:
         ConfigError: there is no compiler, or the blocks cannot be found.
@@ -96,7 +103,7 @@ def compiled_blocks(models: Sequence[nn.Module], device: torch.device) -> Iterat
     with ExitStack() as stack:
         for model in models:
             blocks = _compilable(model, device)
-            if device.type == "cpu":
+            if _plain_is_better(device, longest):
                 config: Any = under_adapters(model).config
                 stack.callback(_set_attention, model, config._attn_implementation)
                 _set_attention(model, PLAIN)
@@ -119,6 +126,10 @@ def _compilable(model: nn.Module, device: torch.device) -> nn.ModuleList:
     limits = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, FORMS)
     return blocks
+
+
+def _plain_is_better(device: torch.device, longest: int) -> bool:
+    return device.type == "cpu" and longest <= LONG
 
 
 def _set_attention(model: nn.Module, name: str) -> None:

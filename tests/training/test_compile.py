@@ -8,6 +8,7 @@ from torch._dynamo.utils import counters
 
 import tiny_training as tiny
 from crosstill.blocks import (
+    LONG,
     compile_blocks,
     compiled_blocks,
     states_after,
@@ -29,14 +30,20 @@ def trained(folder, **settings):
 
 @compiles
 @pytest.mark.parametrize(
-    "settings", [{}, {"objectives": {"prefix_kl": {}, "alm": {}}, "weighting": "gradmag"}]
+    "settings",
+    [
+        {},
+        {"objectives": {"prefix_kl": {}, "alm": {}}, "weighting": "gradmag"},
+        {"max_length": 1024},
+    ],
 )
 def test_compiled_blocks_train_as_the_others_do(tmp_path, settings):
     plain = trained(tmp_path / "plain", **settings)
     fast = trained(tmp_path / "fast", compile_blocks=True, **settings)
     for model in (fast.model, fast.teacher.model):
         assert all(block._compiled_call_impl is not None for block in transformer_blocks(model))
-        assert model.config._attn_implementation == "eager"
+        short = settings.get("max_length", 0) <= LONG
+        assert (model.config._attn_implementation == "eager") == short
     for one, other in zip(tiny.losses(plain), tiny.losses(fast), strict=True):
         assert math.isclose(one, other, rel_tol=1e-5)
     weights = dict(plain.model.named_parameters())
@@ -129,6 +136,23 @@ def test_blocks_are_compiled_as_long_as_it_is_asked_for():
     assert model.config._attn_implementation == implementation
     assert torch.equal(states_after(model, blocks[0], ids, torch.ones_like(ids)), expected)
     assert sum(counters["frames"].values()) == compiled
+
+
+@pytest.mark.parametrize(("longest", "attention"), [(512, "eager"), (513, "sdpa")])
+def test_long_rows_keep_the_attention_that_keeps_little(longest, attention):
+    model, device = tiny.student(), torch.device("cpu")
+    model.set_attn_implementation("sdpa")
+    with compiled_blocks([model], device, longest=longest):
+        assert model.config._attn_implementation == attention
+    compile_blocks(model, device, longest=longest)
+    assert model.config._attn_implementation == attention
+
+
+@pytest.mark.parametrize(("longest", "attention"), [(128, "eager"), (1024, "sdpa")])
+def test_the_longest_row_is_that_of_the_recipe(tmp_path, longest, attention):
+    trainer = tiny.trainer(tmp_path, compile_blocks=True, max_length=longest)
+    for model in (trainer.model, trainer.teacher.model):
+        assert model.config._attn_implementation == attention
 
 
 def test_where_it_cannot_be_no_model_is_left_changed():

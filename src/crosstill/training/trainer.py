@@ -159,8 +159,9 @@ class DistillTrainer(SavingTrainer):
         self.learnable = self.stepper.learnable
         self.learnable.to(self.args.device)
         if args.compile_blocks:
-            for model in (student, *(one.model for one in self.teachers.by_name.values())):
-                compile_blocks(model, args.device)
+            teachers = [(one.model, one.encoder) for one in self.teachers.by_name.values()]
+            for model, encoder in ((student, self.student_encoder), *teachers):
+                compile_blocks(model, args.device, longest=encoder.budget(args.max_length))
 
     def _replace_progress(self) -> None:
         for callback in (ProgressCallback, PrinterCallback):

@@ -20,7 +20,7 @@ from crosstill.errors import ConfigError
 from crosstill.evaluation.scoring import device_of, eval_mode
 from crosstill.functional.hidden import hidden_loss
 from crosstill.functional.rows import chunk_rows
-from crosstill.text.encode import TextEncoder
+from crosstill.text.encode import TextEncoder, budgets
 from crosstill.transfer.initial.base import Source, Start, TransplantReport
 from crosstill.transfer.initial.fit import BETAS, FUSED, Fit, as_row
 from crosstill.transfer.initial.fvt import Fvt
@@ -114,7 +114,8 @@ class Spell(Fit):
         table: Any = student.get_input_embeddings()
         _wide(table)
         models = (source.model, student) if source.compile_blocks else ()
-        with compiled_blocks(models, device_of(source.model)):
+        longest = max(budgets(source.target, source.source, self.max_length))
+        with compiled_blocks(models, device_of(source.model), longest=longest):
             self._learn(source, student, lower, table)
         dtype = first.input.dtype
         body = {
