@@ -155,13 +155,17 @@ RUNS: dict[str, Run] = {
             target=target,
             initial=FIT if target == "bytes" else SPELL,
             objectives=objectives,
-            reword=DEFAULT.reword if name == "default" and target != "bytes" else 0.0,
+            reword=DEFAULT.reword if name != "sft" and target != "bytes" else 0.0,
             tokens=100_000 if target == "bytes" else 50_000,
             max_length=1024 if target == "bytes" else 256,
             points=2,
         )
         for target in ("qwen3", "llama3", "gemma3", "bytes")
-        for name, objectives in {"default": PREFIX_KL, "sft": {"sft": {}}}.items()
+        for name, objectives in {
+            "default": PREFIX_KL,
+            "sft": {"sft": {}},
+            "default+sft": {**PREFIX_KL, "sft": {"weight": 0.5}},
+        }.items()
     },
     "default-bytes-enriched": replace(
         DEFAULT,
