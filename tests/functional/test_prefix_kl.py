@@ -40,8 +40,7 @@ def case(pair, seed, length=24, dtype=torch.float64, **options):
               for side, tokens in zip(ids, (student, teacher), strict=True)]  # fmt: skip
     spelled = [[tuple(_spell(token, other)) for token in own]
                for own, other in ((teacher, student), (student, teacher))]  # fmt: skip
-    lengths = [[len(token) for token in tokens] for tokens in (student, teacher)]
-    oracle = PrefixKl(*spelled, *lengths, **options)
+    oracle = PrefixKl(*spelled, student, teacher, **options)
     return pair_tables(vocabulary), ids, chunk, logits, oracle
 
 
@@ -206,3 +205,48 @@ def test_a_byte_student_is_taught_the_exact_next_byte():
             if text.startswith(b"a"):
                 expected[student.index(text[1:2])] += rows[0, v] * rows[1, w]
     assert target[1].numpy() == pytest.approx(expected / expected.sum(), rel=1e-12)
+
+
+SURE = 12.0
+"""A logit that leaves nothing for the others."""
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "text"),
+    [
+        # ")" and "\n" are one token for the student, "\n " one for the teacher
+        (
+            [b")", b"\n", b" ", b")\n", b"x"],
+            [b")", b"\n", b" ", b"\n ", b"x"],
+            [b")", b"\n ", b"x"],
+        ),
+        # the last space of an indentation goes with the word, or with the spaces
+        ([b"\n", b" ", b"  ", b"x"], [b"\n", b" ", b"\n ", b" x", b"x"], [b"\n ", b" x"]),
+        # the same, and the spaces are a token that the teacher could have gone on with
+        ([b"\n", b" ", b"  ", b"x"], [b"\n", b" ", b"\n ", b"\n  ", b" x", b"x"], [b"\n ", b" x"]),
+    ],
+)
+def test_what_the_teacher_writes_is_not_taught_away(student, teacher, text):
+    student, teacher = [b"", *student], [b"", *teacher]
+    tables = pair_tables(ToyVocabularies(student, teacher))
+    teacher_ids = [0, *(teacher.index(piece) for piece in text)]
+    student_ids = [0, *_spell(b"".join(text), student)]
+    ends = [set(np.cumsum([len(tokens[i]) for i in side]))
+            for side, tokens in ((student_ids, student), (teacher_ids, teacher))]  # fmt: skip
+    common = sorted((ends[0] & ends[1]) - {0})
+    chunk = [np.searchsorted(common, np.cumsum([len(tokens[i]) for i in side]))
+             for side, tokens in ((student_ids, student), (teacher_ids, teacher))]  # fmt: skip
+    for side in chunk:
+        side[0] = -1
+    sure = torch.zeros(len(teacher_ids), len(teacher), dtype=torch.float64)
+    for row, token in enumerate(teacher_ids[1:]):
+        sure[row, token] = SURE
+    logits = torch.zeros(len(student_ids), len(student), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.3)
+    for _ in range(300):
+        optimizer.zero_grad()
+        total = loss_of(tables, [student_ids, teacher_ids], chunk, [logits, sure])[0]
+        total.backward()
+        optimizer.step()
+    chosen = logits.softmax(-1)[:-1].gather(1, torch.tensor(student_ids[1:])[:, None])
+    assert chosen.min() > 0.9

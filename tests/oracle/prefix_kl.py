@@ -28,11 +28,13 @@ class PrefixKl:
     """Spellings are lists of tuples, one for each id; () where a token cannot be spelled."""
 
     def __init__(
-        self, teacher_spelled, student_spelled, student_bytes, teacher_bytes, *, top_k=None, tau=1.0
+        self, teacher_spelled, student_spelled, student_tokens, teacher_tokens, top_k=None, tau=1.0
     ):
         self.top_k, self.tau = top_k, tau
+        self.student_tokens, self.teacher_tokens = student_tokens, teacher_tokens
+        student_bytes, teacher_bytes = map(len, student_tokens), map(len, teacher_tokens)
         self.seg, self.back = teacher_spelled, student_spelled
-        self.student_bytes, self.teacher_bytes = student_bytes, teacher_bytes
+        self.student_bytes, self.teacher_bytes = list(student_bytes), list(teacher_bytes)
         starts = {s[0] for s in self.seg if s}
         self.kind = []
         for u, spelled in enumerate(student_spelled):
@@ -114,27 +116,64 @@ class PrefixKl:
         first = teacher_ids[t[0]]
         for j in range(1, len(s)):
             prefix = tuple(student_ids[i] for i in s[:j])
-            if sum(self.student_bytes[u] for u in prefix) >= self.teacher_bytes[first]:
-                break
-            here = self.mass(p, prefix)
-            if not any(begins(spelled, prefix) for spelled in self.seg if spelled):
-                break
-            nexts = sorted({x[j] for x in self.seg if len(x) > j and begins(x, prefix)})
+            told = student[s[j] - 1] / self.tau
             rows += 1
+            inside = sum(self.student_bytes[u] for u in prefix) < self.teacher_bytes[first]
+            if not inside or not any(begins(spelled, prefix) for spelled in self.seg if spelled):
+                total -= math.log(softmax(told)[student_ids[s[j]]])
+                continue
+            here = self.mass(p, prefix)
             if here == 0:
                 continue
-            inside = softmax(student[s[j] - 1] / self.tau)
-            ps = [self.mass(p, (*prefix, u)) / here for u in nexts]
-            ps.append(self.mass(p, prefix, exact=True) / here)
-            qs = [inside[u] for u in nexts]
-            qs.append(sum(x for u, x in enumerate(inside) if u not in nexts))
-            total += divergence(ps, qs)
+            nexts = {x[j] for x in self.seg if len(x) > j and begins(x, prefix)}
+            ps = {u: self.mass(p, (*prefix, u)) / here for u in nexts}
+            moved = self.moved(s, t, j, p, here, teacher, student_ids, teacher_ids)
+            for ended, crossing, amount in moved:
+                amount = min(amount, ps[ended])
+                ps[ended] -= amount
+                ps[crossing] = ps.get(crossing, 0.0) + amount
+            inside = softmax(told)
+            qs = [inside[u] for u in ps]
+            qs.append(sum(x for u, x in enumerate(inside) if u not in ps))
+            total += divergence([*ps.values(), self.mass(p, prefix, exact=True) / here], qs)
         total += self.splits(t[0], teacher, teacher_ids, q, wanted, own)
         return total, rows
 
+    def moved(self, s, t, j, p, here, teacher, student_ids, teacher_ids):
+        """[(from, to, mass)] where the text's next token runs into the second teacher token."""
+        first, tokens = teacher_ids[t[0]], [student_ids[i] for i in s]
+        if len(t) == 1 or tuple(tokens[:j]) != self.seg[first][:j] or len(self.seg[first]) <= j:
+            return []
+        reached = sum(self.student_bytes[u] for u in tokens[: j + 1])
+        over = reached - self.teacher_bytes[first]
+        if not 0 < over <= self.teacher_bytes[teacher_ids[t[1]]]:
+            return []
+        end = self.student_tokens[tokens[j]][-over:]
+        behind, _ = self.teach(teacher[t[1] - 1])
+        goes_on = sum(m for v, m in enumerate(behind) if begins(self.teacher_tokens[v], end))
+        return [(self.seg[first][j], tokens[j], p[first] / here * goes_on)]
+
+    def reach(self, p, path, branches, below):
+        """The mass of the teacher tokens with which a text comes to each branch."""
+        found = []
+        for v in branches:
+            if not any(self.back[u] == (*path, v) for u in below):
+                found.append(p[v])
+                continue
+            longer = [w for w in branches if w != v and begins(self.seg[w], self.seg[v])]
+            found.append(
+                sum(
+                    p[w]
+                    for w, spelled in enumerate(self.seg)
+                    if begins(spelled, self.seg[v])
+                    and not any(begins(spelled, self.seg[x]) for x in longer)
+                )
+            )
+        return found
+
     def splits(self, at, teacher, teacher_ids, q, wanted, own):
         """The terms that part the tokens which span several teacher tokens."""
-        total, path = 0.0, ()
+        total, path, before, reached = 0.0, (), {}, {}
         for step in range(max(map(len, self.back)) - 1):
             if at + step >= len(teacher_ids):
                 break
@@ -154,9 +193,12 @@ class PrefixKl:
                 share = min(own[path[0]] / wanted[kind], 1.0) if wanted[kind] else 0.0
                 rest_exists = True
             else:
-                group, share = below, 1.0
+                group, share = below, min(before[path] / max(reached[path], 1e-37), 1.0)
                 rest_exists = any(self.back[u] == path for u in below)
-            ps = [share * p[v] for v in branches]
+            masses = self.reach(p, path, branches, below)
+            reached = {(*path, v): m for v, m in zip(branches, masses, strict=True)}
+            before = {(*path, v): p[v] for v in branches}
+            ps = [share * m for m in masses]
             qs = [sum(q[u] for u in below if begins(self.back[u], (*path, v))) for v in branches]
             whole = sum(q[u] for u in group)
             scale = 1.0

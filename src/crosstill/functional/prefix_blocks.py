@@ -3,6 +3,7 @@
 Axes: S student rows of a block, R teacher rows, V ids, C classes.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import torch
@@ -27,33 +28,75 @@ class PrefixTables:
             teacher tokens is with the token that begins the first of them.
         teacher_class: for each teacher token, the class of the first student token of its spelling;
             the last class where it has none.
+        spelled: where each teacher token's spelling in student tokens begins in `spelling`; Vt + 1.
+        spelling: those spellings, one after the other.
+        branch: for each node of `longer` the node of `starts` that its last token's spelling leads
+            to; -1 where there is none.
+        within: for each node of `longer` the one beside it, of the same parent, whose branch is the
+            nearest above its own; -1 where there is none.
         above: [Vs, D], for tokens of `longer` the node of `longer` after each of its teacher
             tokens, -1 past the end and for all other tokens.
         student_bytes: bytes of each student token.
         teacher_bytes: bytes of each teacher token.
+        ends: which teacher tokens begin with the end of a student token; None: not known.
     """
 
     starts: PrefixTree
     longer: PrefixTree
     classes: Classes
     teacher_class: Int64[Tensor, " Vt"]
+    spelled: Int64[Tensor, " Vt1"]
+    spelling: Int64[Tensor, " E"]
+    branch: Int64[Tensor, " M"]
+    within: Int64[Tensor, " M"]
     above: Int64[Tensor, "Vs D"]
     student_bytes: Int64[Tensor, " Vs"]
     teacher_bytes: Int64[Tensor, " Vt"]
+    ends: "TokenEnds | None" = None
 
     def to(self, device: torch.device) -> "PrefixTables":
         """Move everything to a device."""
         if self.teacher_class.device == device:
             return self
-        return PrefixTables(**{name: value.to(device) for name, value in vars(self).items()})
+        moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
+        return PrefixTables(**moved)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenEnds:
+    """Which teacher tokens begin with the end of a student token.
+
+    Attributes:
+        order: the teacher's tokens, sorted by their bytes.
+        sorted: their bytes, in that order.
+        student: the bytes of each student token.
+    """
+
+    order: Int64[Tensor, " K"]
+    sorted: list[bytes]
+    student: list[bytes]
+
+    def to(self, device: torch.device) -> "TokenEnds":
+        """Move the order to a device."""
+        return TokenEnds(self.order.to(device), self.sorted, self.student)
+
+    def spans(self, token: list[int], length: list[int]) -> Int64[Tensor, "N 2"]:
+        """For the last `length` bytes of each token: where in `order` tokens begin with them."""
+        found = []
+        for id, count in zip(token, length, strict=True):
+            end = self.student[id][-count:]
+            low = bisect_left(self.sorted, end)
+            high = bisect_left(self.sorted, True, lo=low, key=lambda own: own[:count] > end)
+            found.append((low, high))
+        return torch.tensor(found, dtype=torch.long).view(-1, 2)
 
 
 @dataclass(frozen=True)
 class PrefixBlock:
     """Some chunks: which rows they read, and where in the trees their tokens stand; all int64.
 
-    Student rows are numbered: first the n rows that begin a chunk, then those inside one. Teacher
-    rows are numbered from 0 to R.
+    Student rows are numbered: first the n rows that begin a chunk, then those inside one, then
+    those that the text teaches. Teacher rows are numbered from 0 to R.
 
     Attributes:
         student: (sequence, position) of each student row.
@@ -69,6 +112,13 @@ class PrefixBlock:
         split_teacher: the teacher row after the teacher tokens read so far,
         split_node: the node of `longer` they have reached, and
         split_depth: how many they are.
+        cross_inner: inner rows whose text runs across the right end of the teacher's token,
+        cross_first: that token,
+        cross_token: the student's token that runs across it,
+        cross_own: the one that would have ended there,
+        cross_teacher: the teacher row behind the token, and
+        cross_span: [C, 2], where in the order of `TokenEnds` tokens go on as the student's does.
+        text_token: the student's token at rows that the text teaches.
     """
 
     student: tuple[Int64[Tensor, " S"], Int64[Tensor, " S"]]
@@ -84,3 +134,10 @@ class PrefixBlock:
     split_teacher: Int64[Tensor, " P"]
     split_node: Int64[Tensor, " P"]
     split_depth: Int64[Tensor, " P"]
+    cross_inner: Int64[Tensor, " C"]
+    cross_first: Int64[Tensor, " C"]
+    cross_token: Int64[Tensor, " C"]
+    cross_own: Int64[Tensor, " C"]
+    cross_teacher: Int64[Tensor, " C"]
+    cross_span: Int64[Tensor, "C 2"]
+    text_token: Int64[Tensor, " W"]

@@ -56,8 +56,9 @@ def prefix_kl_loss(
             class.
 
     Returns:
-        The sum over the covered student rows, and their number. `sums` holds its parts: rows at
-        the `start` of chunks, rows `inside` a teacher token, and the `split` of classes.
+        The sum over the student's rows, and their number. `sums` holds its parts: rows at the
+        `start` of chunks, rows `inside` a teacher token, the `split` of classes, and the rows that
+        learn the `text`.
 
     Numerics: the teacher's sums are in float64, the student's side in float32 (float64 for float64
     logits). A mass below 1e-37 counts as that and gets no gradient. The rows are found by `nonzero`
@@ -92,5 +93,5 @@ def add_blocks(parts: list[LossSum], like: Tensor) -> LossSum:
     if not parts:
         nothing = like[..., :0].sum(dtype=torch.promote_types(like.dtype, torch.float32))
         zero = nothing.detach()
-        return LossSum(nothing, zero, dict.fromkeys(("start", "inside", "split"), zero))
+        return LossSum(nothing, zero, dict.fromkeys(("start", "inside", "split", "text"), zero))
     return add_up(parts)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from crosstill.functional.prefix_blocks import PrefixBlock, PrefixTables
@@ -25,6 +25,10 @@ class PrefixPlan:
         split_chunk: [P], ascending.
         split_depth: [P].
         split_node: [P].
+        crossing: of inner rows whose text runs across the right end of the teacher's token.
+        text_chunk: [W], the chunk a row is in that the text teaches; ascending.
+        text_position: [W], its position.
+        text_token: [W], the token that comes there.
         first: [N], the first teacher token of each chunk.
         width: Tt, to number the teacher's positions.
     """
@@ -37,12 +41,16 @@ class PrefixPlan:
     split_chunk: Int64[Tensor, " P"]
     split_depth: Int64[Tensor, " P"]
     split_node: Int64[Tensor, " P"]
+    crossing: "Crossing"
+    text_chunk: Int64[Tensor, " W"]
+    text_position: Int64[Tensor, " W"]
+    text_token: Int64[Tensor, " W"]
     first: Int64[Tensor, " N"]
     width: int
 
     def __len__(self) -> int:
         """How many student rows are covered."""
-        return len(self.rows.batch) + len(self.inner_chunk)
+        return len(self.rows.batch) + len(self.inner_chunk) + len(self.text_chunk)
 
     def blocks(self, chunks: int) -> list[PrefixBlock]:
         """Cut the plan into blocks of so many chunks."""
@@ -53,7 +61,11 @@ class PrefixPlan:
         inner = _between(self.inner_chunk, start, stop)
         split = _between(self.split_chunk, start, stop)
         exits = start + (self.exit_node[start:stop] >= 0).nonzero().squeeze(1)
-        rows = self.rows
+        text = _between(self.text_chunk, start, stop)
+        rows, crossing = self.rows, self.crossing
+        cross = _between(crossing.inner, inner.start, inner.stop)
+        of_cross = self.inner_chunk[crossing.inner[cross]]
+        of_text = self.text_chunk[text]
         batch, own = rows.batch[start:stop], rows.teacher_row[start:stop]
         of_split = self.split_chunk[split]
         keys = torch.cat(
@@ -63,15 +75,24 @@ class PrefixPlan:
                 rows.batch[of_split] * self.width
                 + rows.teacher_row[of_split]
                 + self.split_depth[split],
+                rows.batch[of_cross] * self.width + rows.teacher_row[of_cross] + 1,
             ]
         )
         keys, place = torch.unique(keys, return_inverse=True)
-        at_start, at_exit, at_split = place.split([stop - start, len(exits), len(of_split)])
+        at_start, at_exit, at_split, at_cross = place.split(
+            [stop - start, len(exits), len(of_split), len(of_cross)]
+        )
         of_inner = self.inner_chunk[inner] - start
         return PrefixBlock(
             student=(
-                torch.cat([batch, batch[of_inner]]),
-                torch.cat([rows.student_row[start:stop], self.inner_position[inner]]),
+                torch.cat([batch, batch[of_inner], rows.batch[of_text]]),
+                torch.cat(
+                    [
+                        rows.student_row[start:stop],
+                        self.inner_position[inner],
+                        self.text_position[text],
+                    ]
+                ),
             ),
             teacher=(keys // self.width, keys % self.width),
             start_teacher=at_start,
@@ -85,7 +106,31 @@ class PrefixPlan:
             split_teacher=at_split,
             split_node=self.split_node[split],
             split_depth=self.split_depth[split],
+            cross_inner=crossing.inner[cross] - inner.start,
+            cross_first=self.first[of_cross],
+            cross_token=crossing.token[cross],
+            cross_own=crossing.own[cross],
+            cross_teacher=at_cross,
+            cross_span=crossing.span[cross],
+            text_token=self.text_token[text],
         )
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Inner rows whose text runs across the right end of the teacher's token; see `PrefixBlock`.
+
+    Attributes:
+        inner: which inner row each of them is; ascending.
+        token: the student's token that runs across it.
+        own: the student's token that would have ended there.
+        span: [C, 2].
+    """
+
+    inner: Int64[Tensor, " C"]
+    token: Int64[Tensor, " C"]
+    own: Int64[Tensor, " C"]
+    span: Int64[Tensor, "C 2"]
 
 
 def plan_prefixes(
@@ -108,8 +153,13 @@ def plan_prefixes(
     """
     rows = chunk_rows(student_chunk, teacher_chunk)
     first = teacher_ids[rows.batch, rows.teacher_row + 1]
-    inner, nodes = _inner(rows, student_ids, student_chunk, first, tables)
+    tokens = _tokens(rows, student_ids, student_chunk)
+    spelled = tables.student_bytes[tokens.clamp(min=0)].cumsum(1)
+    nodes = tables.starts.walk(tokens)
+    more = torch.nn.functional.pad(tokens[:, 1:] >= 0, (0, 1))
+    inner = more & (spelled < tables.teacher_bytes[first][:, None]) & (nodes > 0)
     chunk, depth = inner.nonzero(as_tuple=True)
+    untold, behind = (more & ~inner).nonzero(as_tuple=True)
     split_chunk, split_depth, split_node = _splits(rows, teacher_ids, teacher_mask, tables)
     return PrefixPlan(
         rows,
@@ -120,31 +170,63 @@ def plan_prefixes(
         split_chunk,
         split_depth,
         split_node,
+        _crossing(rows, tokens, spelled, (chunk, depth), teacher_ids, tables),
+        untold,
+        rows.student_row[untold] + behind + 1,
+        tokens[untold, behind + 1],
         first,
         teacher_ids.shape[1],
     )
 
 
-def _inner(
-    rows: ChunkRows,
-    student_ids: Int64[Tensor, "B Ts"],
-    student_chunk: Int64[Tensor, "B Ts"],
-    first: Int64[Tensor, " N"],
-    tables: PrefixTables,
-) -> tuple[Bool[Tensor, "N D"], Int64[Tensor, "N D"]]:
-    """Tell behind which tokens of a chunk the text is inside the chunk's first teacher token."""
-    longest = int(rows.student_length.max()) if len(first) else 0
-    step = torch.arange(longest, device=first.device)
+def _tokens(
+    rows: ChunkRows, student_ids: Int64[Tensor, "B Ts"], student_chunk: Int64[Tensor, "B Ts"]
+) -> Int64[Tensor, "N D"]:
+    """The student's tokens of each chunk; -1 past its end."""
+    longest = int(rows.student_length.max()) if len(rows.batch) else 0
+    step = torch.arange(longest, device=student_ids.device)
     batch = rows.batch[:, None]
     position = (rows.student_row[:, None] + 1 + step).clamp(max=student_ids.shape[1] - 1)
     held = student_chunk[batch, position] == rows.chunk[:, None]
     held &= step < rows.student_length[:, None]
-    tokens = torch.where(held, student_ids[batch, position], -1)
-    nodes = tables.starts.walk(tokens)
-    spelled = tables.student_bytes[tokens.clamp(min=0)].cumsum(1)
-    inside = spelled < tables.teacher_bytes[first][:, None]
-    more = torch.nn.functional.pad(held[:, 1:], (0, 1))
-    return more & inside & (nodes > 0), nodes
+    return torch.where(held, student_ids[batch, position], -1)
+
+
+def _crossing(
+    rows: ChunkRows,
+    tokens: Int64[Tensor, "N D"],
+    spelled: Int64[Tensor, "N D"],
+    inner: Pair,
+    teacher_ids: Int64[Tensor, "B Tt"],
+    tables: PrefixTables,
+) -> Crossing:
+    """Tell at which inner rows the text runs across the first teacher token into the second."""
+    chunk, depth = inner
+    first = teacher_ids[rows.batch, rows.teacher_row + 1]
+    behind = (rows.teacher_row + 2).clamp(max=teacher_ids.shape[1] - 1)
+    second = torch.where(rows.teacher_length > 1, teacher_ids[rows.batch, behind], 0)
+    end = tables.teacher_bytes[first]
+    last = end + torch.where(rows.teacher_length > 1, tables.teacher_bytes[second], 0)
+    step = torch.arange(tokens.shape[1], device=tokens.device)
+    place = tables.spelled[first][:, None] + step
+    known = place < tables.spelled[first + 1][:, None]
+    own = torch.where(known, tables.spelling[place.clamp(max=len(tables.spelling) - 1)], -1)
+    along = (own == tokens).cumprod(1).bool()
+    reached = spelled[chunk, depth + 1]
+    crosses = (
+        along[chunk, depth]
+        & (own[chunk, depth + 1] >= 0)
+        & (reached > end[chunk])
+        & (reached <= last[chunk])
+    )
+    if tables.ends is None:
+        crosses &= False
+    found = crosses.nonzero().squeeze(1)
+    token, over = tokens[chunk, depth + 1][found], (reached - end[chunk])[found]
+    span = token.new_zeros(0, 2)
+    if tables.ends is not None:
+        span = tables.ends.spans(token.tolist(), over.tolist()).to(token.device)
+    return Crossing(found, token, own[chunk, depth + 1][found], span)
 
 
 def _exits(

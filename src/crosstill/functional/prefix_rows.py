@@ -37,14 +37,14 @@ def prefix_rows_loss(
         top_k: as if the teacher gave only so many tokens of each row.
 
     Returns:
-        The sum in nats, and the number of student rows. `sums` has its three parts: rows at the
-        start of chunks, rows inside, and what splits a class.
+        The sum in nats, and the number of student rows. `sums` has its four parts: rows at the
+        start of chunks, rows inside, what splits a class, and rows that the text teaches.
     """
     mass = TeacherMass(teacher_logits, tables.starts, temperature=temperature, top_k=top_k)
     logits = student_logits.to(accumulation_dtype(student_logits))
     logits = logits if temperature == 1.0 else logits / temperature
     count = len(block.start_teacher)
-    first, inside = logits.split([count, len(logits) - count])
+    first, inside, told = logits.split([count, len(block.inner_node), len(block.text_token)])
     target, ended = start_targets(mass, block, tables)
     split, member = _members(block, tables)
     by_class, single = class_mass(first, tables.classes, block.split_start[split], member)
@@ -52,6 +52,7 @@ def prefix_rows_loss(
         "start": _start_loss(by_class, target),
         "inside": _inner_loss(inside, mass, block, tables),
         "split": _split_loss(single, (split, member), target, ended, mass, block, tables),
+        "text": torch.nn.functional.cross_entropy(told, block.text_token, reduction="sum"),
     }
     rows = torch.tensor(float(logits.shape[0]), device=logits.device, dtype=logits.dtype)
     return LossSum(
@@ -111,6 +112,7 @@ def _inner_loss(
     owner, child = tables.starts.children(node)
     token = tables.starts.token[child]
     target = (mass.below(row[owner], child) / here[owner]) * weight[owner]
+    owner, token, target = _crossed(owner, token, target, here, mass, block, tables)
     ended = (mass.ends(row, node) / here) * weight
     normaliser = torch.logsumexp(logits, -1)
     chosen = (logits[owner, token] - normaliser[owner]).clamp(min=torch.finfo(logits.dtype).min)
@@ -120,6 +122,45 @@ def _inner_loss(
         (torch.xlogy(target, target) - target * chosen.clamp(min=math.log(TINY))).sum()
         + (torch.xlogy(ended, ended) - ended * rest.clamp(min=math.log(TINY))).sum()
     )  # fmt: skip
+
+
+def _crossed(
+    owner: Int64[Tensor, " E"],
+    token: Int64[Tensor, " E"],
+    target: Float[Tensor, " E"],
+    here: Float[Tensor, " I"],
+    mass: TeacherMass,
+    block: PrefixBlock,
+    tables: PrefixTables,
+) -> tuple[Int64[Tensor, " E2"], Int64[Tensor, " E2"], Float[Tensor, " E2"]]:
+    """Move mass to the student's tokens that run across the end of the text's teacher token.
+
+    What goes to the token that would have ended there is the teacher token's mass, times that of
+    going on, behind it, with the bytes that the student's token has beyond.
+    """
+    row, tree = block.cross_inner, tables.starts
+    if tables.ends is None or not len(row):
+        return owner, token, target
+    node = block.inner_node[row]
+    moved = mass.token(block.inner_teacher[row], block.cross_first) / here[row]
+    moved = moved * mass.sorted(block.cross_teacher, tables.ends.order, block.cross_span)
+    begin = torch.cumsum(tree.child[block.inner_node + 1] - tree.child[block.inner_node], 0)
+    begin = begin - (tree.child[block.inner_node + 1] - tree.child[block.inner_node])
+
+    def entry(token: Tensor) -> Tensor:
+        child = tree.follow(node, token)
+        return torch.where(child >= 0, begin[row] + child - tree.child[node], -1)
+
+    own, other = entry(block.cross_own), entry(block.cross_token)
+    moved = torch.minimum(moved, target[own])
+    target = target.index_add(0, own, -moved)
+    new = other < 0
+    target = target.index_add(0, other[~new], moved[~new])
+    return (
+        torch.cat([owner, row[new]]),
+        torch.cat([token, block.cross_token[new]]),
+        torch.cat([target, moved[new]]),
+    )
 
 
 def _safe_logsumexp(logits: Float[Tensor, "I Vs"]) -> Float[Tensor, " I"]:
@@ -162,11 +203,11 @@ def _split_loss(
     whole = each.new_zeros(len(start)).index_add(0, owner, each).clamp(min=TINY).log()
 
     kind = tables.teacher_class[block.split_first]
-    wanted = mass.token(block.split_teacher[heir], tables.longer.token[branch])
+    wanted = _branch_mass(heir, branch, mass, block, tables)
     first = mass.token(block.start_teacher[start], block.split_first)
     first = first / mass.whole[block.start_teacher[start]] * ended[start]
     share = (first / target[start, kind].clamp(min=TINY)).clamp(max=1.0)
-    wanted = wanted * torch.where(depth == 1, share, 1.0)[heir]
+    wanted = wanted * torch.where(depth == 1, share, _ended(wanted, mass, block, tables))[heir]
     total = wanted.new_zeros(len(start)).index_add(0, heir, wanted)
     has_rest = (depth == 1) | (tables.longer.end[node] > tables.longer.low[node])
     rest = torch.where(has_rest, (1.0 - total).clamp(min=0.0), 0.0)
@@ -175,6 +216,43 @@ def _split_loss(
     others = groups[slot].clamp(min=TINY).log() - whole
     loss = torch.xlogy(wanted, wanted / norm[heir]) - wanted * found
     return loss.sum() + (torch.xlogy(rest, rest) - rest * others).sum()
+
+
+def _branch_mass(
+    heir: Int64[Tensor, " H"],
+    branch: Int64[Tensor, " H"],
+    mass: TeacherMass,
+    block: PrefixBlock,
+    tables: PrefixTables,
+) -> Float[Tensor, " H"]:
+    """The mass of the teacher tokens with which the text comes to each branch of a split.
+
+    Those are all whose spelling begins as that of the branch's token does, but those that come to a
+    longer branch beside it. Where no student token ends with that token, it is the token alone.
+    """
+    row, longer = block.split_teacher[heir], tables.longer
+    alone = mass.token(row, longer.token[branch])
+    node = tables.branch[branch]
+    below = mass.below(row, node.clamp(min=0))
+    above = tables.within[branch]
+    entry = torch.arange(len(branch), device=branch.device) + above - branch
+    nested = above >= 0
+    exact = below.index_add(0, entry[nested], -below[nested])
+    ends = (node >= 0) & (longer.end[branch] > longer.low[branch])
+    return torch.where(ends, exact.clamp(min=0.0), alone)
+
+
+def _ended(
+    wanted: Float[Tensor, " H"], mass: TeacherMass, block: PrefixBlock, tables: PrefixTables
+) -> Float[Tensor, " P"]:
+    """At splits below another: of the branch that the text took there, the token's own share."""
+    children, node = tables.longer.child, block.split_node
+    before = (torch.arange(len(node), device=node.device) - 1).clamp(min=0)
+    width = children[node + 1] - children[node]
+    entry = (torch.cumsum(width, 0) - width)[before] + node - children[node[before]]
+    entry = torch.where(block.split_depth > 1, entry, 0)
+    token = mass.token(block.split_teacher[before], tables.longer.token[node].clamp(min=0))
+    return (token / wanted[entry].clamp(min=TINY)).clamp(max=1.0)
 
 
 def _members(

@@ -1,5 +1,7 @@
 """The tables of prefix KL, sorted from how two vocabularies spell each other."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -11,7 +13,7 @@ from crosstill.align.prefixes import (
     start_classes,
 )
 from crosstill.functional.class_mass import Classes
-from crosstill.functional.prefix_blocks import PrefixTables
+from crosstill.functional.prefix_blocks import PrefixTables, TokenEnds
 from crosstill.functional.prefixes import PrefixTree
 from crosstill.objectives.pair import VocabularyPair
 
@@ -22,7 +24,19 @@ def pair_tables(vocabulary: VocabularyPair) -> PrefixTables:
     if vocabulary.identical:  # every token as itself, also those that no text is cut into
         every = np.arange(len(lengths[0]) + 1)
         return prefix_tables((every, every[:-1]), (every, every[:-1]), *lengths)
-    return prefix_tables(vocabulary.teacher_spelled(), vocabulary.student_spelled(), *lengths)
+    tables = prefix_tables(vocabulary.teacher_spelled(), vocabulary.student_spelled(), *lengths)
+    return replace(tables, ends=_token_ends(vocabulary))
+
+
+def _token_ends(vocabulary: VocabularyPair) -> TokenEnds:
+    student, teacher = vocabulary.student_bytes, vocabulary.teacher_bytes
+    known = [(teacher.token(id), id) for id in np.flatnonzero(teacher.lengths > 0).tolist()]
+    known.sort()
+    return TokenEnds(
+        torch.tensor([id for _, id in known]),
+        [data for data, _ in known],
+        [student.token(id) for id in range(len(student.lengths))],
+    )
 
 
 def prefix_tables(
@@ -49,19 +63,24 @@ def prefix_tables(
     kind = start_classes(student_spelled, teacher_spelled)
     begins = first_tokens(teacher_spelled)
     pooled = (kind >= 0) & (kind != np.arange(len(kind)))
-    longer = prefix_table(student_spelled, keep=pooled)
+    starts, longer = prefix_table(teacher_spelled), prefix_table(student_spelled, keep=pooled)
+    branch = _branches(longer, starts, teacher_spelled)
     names = np.unique(begins[begins >= 0])  # as the root's children are sorted
     arrays = {
         "teacher_class": _numbered(begins, names),
         "above": _ancestors(longer, len(kind)),
+        "spelled": teacher_spelled[0],
+        "spelling": teacher_spelled[1],
+        "branch": branch,
+        "within": _within(longer, starts, branch),
         "student_bytes": student_bytes,
         "teacher_bytes": teacher_bytes,
     }
     return PrefixTables(
-        starts=_tree(prefix_table(teacher_spelled)),
+        starts=_tree(starts),
         longer=_tree(longer),
         classes=Classes.make(torch.from_numpy(_numbered(kind, names)), len(names) + 1),
-        **{name: torch.from_numpy(np.array(array, np.int64)) for name, array in arrays.items()},
+        **{name: torch.from_numpy(np.array(array, np.int64)) for name, array in arrays.items()},  # type: ignore[arg-type]  # none is `ends`
     )
 
 
@@ -74,6 +93,39 @@ def _tree(table: PrefixTable) -> PrefixTree:
     return PrefixTree.of(
         {name: torch.from_numpy(np.array(array)) for name, array in vars(table).items()}
     )
+
+
+def _branches(longer: PrefixTable, starts: PrefixTable, spelled: Ragged) -> np.ndarray:
+    """int64 [M], for each node of `longer` the node of `starts` that its last token leads to."""
+    offsets, ids = spelled
+    child = {
+        (parent, token): node
+        for node, (parent, token) in enumerate(
+            zip(starts.parent.tolist(), starts.token.tolist(), strict=True)
+        )
+    }
+    found = np.full(len(longer.low), -1, np.int64)
+    for place, token in enumerate(longer.token.tolist()):
+        if token >= 0 and offsets[token + 1] > offsets[token]:
+            node = 0
+            for own in ids[offsets[token] : offsets[token + 1]].tolist():
+                node = child[node, own]
+            found[place] = node
+    return found
+
+
+def _within(longer: PrefixTable, starts: PrefixTable, branch: np.ndarray) -> np.ndarray:
+    """int64 [M], for each node of `longer` the sibling whose branch is nearest above its own."""
+    found = np.full(len(branch), -1, np.int64)
+    for low, high in zip(longer.child[:-1].tolist(), longer.child[1:].tolist(), strict=True):
+        siblings = {int(branch[place]): place for place in range(low, high)}
+        for place in range(low, high):
+            node = int(starts.parent[branch[place]]) if branch[place] > 0 else 0
+            while node > 0 and node not in siblings:
+                node = int(starts.parent[node])
+            if node > 0:
+                found[place] = siblings[node]
+    return found
 
 
 def _ancestors(table: PrefixTable, vocab_size: int) -> np.ndarray:
