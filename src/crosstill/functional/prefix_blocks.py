@@ -117,7 +117,7 @@ class PrefixBlock:
         cross_token: the student's token that runs across it,
         cross_own: the one that would have ended there,
         cross_teacher: the teacher row behind the token, and
-        cross_span: [C, 2], where in the order of `TokenEnds` tokens go on as the student's does.
+        cross_span: [J, 2], where in the order of `TokenEnds` tokens go on as the student's does.
         text_token: the student's token at rows that the text teaches.
     """
 
@@ -134,10 +134,10 @@ class PrefixBlock:
     split_teacher: Int64[Tensor, " P"]
     split_node: Int64[Tensor, " P"]
     split_depth: Int64[Tensor, " P"]
-    cross_inner: Int64[Tensor, " C"]
-    cross_first: Int64[Tensor, " C"]
-    cross_token: Int64[Tensor, " C"]
-    cross_own: Int64[Tensor, " C"]
-    cross_teacher: Int64[Tensor, " C"]
-    cross_span: Int64[Tensor, "C 2"]
+    cross_inner: Int64[Tensor, " J"]
+    cross_first: Int64[Tensor, " J"]
+    cross_token: Int64[Tensor, " J"]
+    cross_own: Int64[Tensor, " J"]
+    cross_teacher: Int64[Tensor, " J"]
+    cross_span: Int64[Tensor, "J 2"]
     text_token: Int64[Tensor, " W"]

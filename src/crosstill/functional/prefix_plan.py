@@ -14,7 +14,7 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class PrefixPlan:
-    """All chunks of a batch; N chunks, I inner rows, X exits, P splits. See `PrefixBlock`.
+    """All chunks of a batch: N of them, I inner rows, P splits, W rows of text. See `PrefixBlock`.
 
     Attributes:
         rows: the chunks.
@@ -124,13 +124,13 @@ class Crossing:
         inner: which inner row each of them is; ascending.
         token: the student's token that runs across it.
         own: the student's token that would have ended there.
-        span: [C, 2].
+        span: [J, 2].
     """
 
-    inner: Int64[Tensor, " C"]
-    token: Int64[Tensor, " C"]
-    own: Int64[Tensor, " C"]
-    span: Int64[Tensor, "C 2"]
+    inner: Int64[Tensor, " J"]
+    token: Int64[Tensor, " J"]
+    own: Int64[Tensor, " J"]
+    span: Int64[Tensor, "J 2"]
 
 
 def plan_prefixes(
@@ -202,6 +202,9 @@ def _crossing(
 ) -> Crossing:
     """Tell at which inner rows the text runs across the first teacher token into the second."""
     chunk, depth = inner
+    if tables.ends is None:
+        none = chunk[:0]
+        return Crossing(none, none, none, none.view(0, 2))
     first = teacher_ids[rows.batch, rows.teacher_row + 1]
     behind = (rows.teacher_row + 2).clamp(max=teacher_ids.shape[1] - 1)
     second = torch.where(rows.teacher_length > 1, teacher_ids[rows.batch, behind], 0)
@@ -219,13 +222,9 @@ def _crossing(
         & (reached > end[chunk])
         & (reached <= last[chunk])
     )
-    if tables.ends is None:
-        crosses &= False
     found = crosses.nonzero().squeeze(1)
     token, over = tokens[chunk, depth + 1][found], (reached - end[chunk])[found]
-    span = token.new_zeros(0, 2)
-    if tables.ends is not None:
-        span = tables.ends.spans(token.tolist(), over.tolist()).to(token.device)
+    span = tables.ends.spans(token.tolist(), over.tolist()).to(token.device)
     return Crossing(found, token, own[chunk, depth + 1][found], span)
 
 

@@ -144,8 +144,8 @@ def _crossed(
     node = block.inner_node[row]
     moved = mass.token(block.inner_teacher[row], block.cross_first) / here[row]
     moved = moved * mass.sorted(block.cross_teacher, tables.ends.order, block.cross_span)
-    begin = torch.cumsum(tree.child[block.inner_node + 1] - tree.child[block.inner_node], 0)
-    begin = begin - (tree.child[block.inner_node + 1] - tree.child[block.inner_node])
+    width = tree.child[block.inner_node + 1] - tree.child[block.inner_node]
+    begin = torch.cumsum(width, 0) - width  # of each row's entries
 
     def entry(token: Tensor) -> Tensor:
         child = tree.follow(node, token)
