@@ -52,7 +52,7 @@ def prefix_rows_loss(
         "start": _start_loss(by_class, target),
         "inside": _inner_loss(inside, mass, block, tables),
         "split": _split_loss(single, (split, member), target, ended, mass, block, tables),
-        "text": torch.nn.functional.cross_entropy(told, block.text_token, reduction="sum"),
+        "text": _text_loss(told, block.text_token),
     }
     rows = torch.tensor(float(logits.shape[0]), device=logits.device, dtype=logits.dtype)
     return LossSum(
@@ -122,6 +122,12 @@ def _inner_loss(
         (torch.xlogy(target, target) - target * chosen.clamp(min=math.log(TINY))).sum()
         + (torch.xlogy(ended, ended) - ended * rest.clamp(min=math.log(TINY))).sum()
     )  # fmt: skip
+
+
+def _text_loss(logits: Float[Tensor, "W Vs"], token: Int64[Tensor, " W"]) -> Float[Tensor, ""]:
+    """Cross entropy on the text's own tokens."""
+    chosen = logits.gather(1, token[:, None]).squeeze(1) - torch.logsumexp(logits, -1)
+    return -chosen.clamp(min=math.log(TINY)).sum()
 
 
 def _crossed(
