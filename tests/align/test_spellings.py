@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import normalizers
 
 import tiny_tokenizers as tiny
-from crosstill.align.spellings import lowest_ids, pieces, spell_tokens
+from crosstill.align.spellings import lowest_ids, pieces, spell_before_word, spell_tokens
 from crosstill.text.encode import text_encoder
 from real.tokenizers import real_tokenizer
 
@@ -150,3 +150,16 @@ def test_real_vocabularies_are_spelled_to_the_byte(pair):
     source, target = (text_encoder(real_tokenizer(name)) for name in pair)
     offsets, _ = check_bytes(source, target, complete=True)
     assert (np.diff(offsets)[~source.bytes.special & (source.bytes.lengths > 0)] > 0).all()
+
+
+def test_white_space_is_spelled_otherwise_before_a_word():
+    """GPT-2's rules, which the tiny byte-level tokenizer has, keep the last line break apart."""
+    gemma, level = ENCODERS["gemma"], ENCODERS["level"]
+    spelled = rows(spell_before_word(gemma, level))
+    two = gemma.tokenizer.convert_tokens_to_ids("\n\n")
+    break_ = level.tokenizer.convert_tokens_to_ids("\u010a")
+    assert spelled[two] == [break_, break_]
+    assert level.encode("x\n\nword")[1:3] == [break_, break_]
+    tokens = pieces(gemma.bytes)
+    for data, row in zip(tokens, spelled, strict=True):
+        assert not row or (level.bytes.spell(row) == data and data[-1:].isspace())

@@ -99,6 +99,18 @@ def test_spellings_know_the_roles():
     assert ids[offsets[level.eos] : offsets[level.eos + 1]].tolist() == [chat.eos]
 
 
+def test_a_byte_beside_a_token_of_the_same_bytes_is_never_written():
+    gemma = ENCODERS["gemma"]
+    never = VocabularyPair(gemma, ENCODERS["level"]).student_unwritten().tolist()
+    names = gemma.tokenizer.convert_ids_to_tokens(never)
+    assert {"<0x20>", "<0x61>", "<0x65>"} <= set(names)
+    assert "<0xF5>" not in names
+    assert all(name.startswith("<0x") for name in names)
+    written = {id for text in tiny.TEXTS for id in gemma.encode(text)}
+    assert not written & set(never)
+    assert not len(VocabularyPair(ENCODERS["level"], gemma).student_unwritten())
+
+
 def test_one_vocabulary_is_one():
     again = TextEncoder(tiny.byte_level_bpe())
     assert VocabularyPair(ENCODERS["level"], again).identical

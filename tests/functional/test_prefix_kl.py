@@ -18,13 +18,27 @@ PAIRS = {
     "one vocabulary": (STUDENT_TOKENS, STUDENT_TOKENS),
     "bytes": (STUDENT_TOKENS[:5], TEACHER_TOKENS),
     "teacher of bytes": (TEACHER_TOKENS, STUDENT_TOKENS[:5]),
+    "tokens written twice": ([*STUDENT_TOKENS, b"a", b" "], TEACHER_TOKENS),
+    "other before a word": (STUDENT_TOKENS, TEACHER_TOKENS),
 }
+BEFORE_WORD = {
+    b"cc": [b"c", b"c"],
+    b" ab": [b" a", b"b"],
+    b" a": [b" ", b"a"],
+    b"abc": [b"ab", b"c"],
+}
+"""Student tokens that the teacher spells otherwise there; some are tokens of its own."""
 
 
 def case(pair, seed, length=24, dtype=torch.float64, **options):
     """One random text in both vocabularies: tables, tensors and an oracle."""
     student, teacher = PAIRS[pair]
-    vocabulary = ToyVocabularies(student, teacher)
+    unwritten = tuple(id for id, token in enumerate(student) if student.index(token) != id)
+    before_word = {}
+    if pair == "other before a word":
+        for token, parts in BEFORE_WORD.items():
+            before_word[student.index(token)] = [teacher.index(part) for part in parts]
+    vocabulary = ToyVocabularies(student, teacher, unwritten, before_word)
     rng = np.random.default_rng(seed)
     text = bytes(rng.choice([97, 98, 99, 32], length).tolist())
     ids = [[0, *_spell(text, tokens)] for tokens in (student, teacher)]
@@ -40,7 +54,8 @@ def case(pair, seed, length=24, dtype=torch.float64, **options):
               for side, tokens in zip(ids, (student, teacher), strict=True)]  # fmt: skip
     spelled = [[tuple(_spell(token, other)) for token in own]
                for own, other in ((teacher, student), (student, teacher))]  # fmt: skip
-    oracle = PrefixKl(*spelled, student, teacher, **options)
+    known = {"unwritten": unwritten, "before_word": before_word}
+    oracle = PrefixKl(*spelled, student, teacher, **known, **options)
     return pair_tables(vocabulary), ids, chunk, logits, oracle
 
 
@@ -224,11 +239,31 @@ SURE = 12.0
         ([b"\n", b" ", b"  ", b"x"], [b"\n", b" ", b"\n ", b" x", b"x"], [b"\n ", b" x"]),
         # the same, and the spaces are a token that the teacher could have gone on with
         ([b"\n", b" ", b"  ", b"x"], [b"\n", b" ", b"\n ", b"\n  ", b" x", b"x"], [b"\n ", b" x"]),
+        # the student has one token for what the teacher begins with a space and half a character
+        (
+            [b" ", b"5", b"\xd0", b"\xb4", b" \xd0\xb4"],
+            [b" ", b"5", b" \xd0", b"\xd0", b"\xb4"],
+            [b" ", b"5"],
+        ),
+        # the same where the teacher has a token that the student has not
+        (
+            [b" ", b"5", b"\xd0", b"\xb4", b" \xd0\xb4"],
+            [b" ", b"5", b" \xd0", b"\xd0", b"\xb4"],
+            [b" \xd0", b"\xb4", b"5"],
+        ),
+        # two line breaks are one token by themselves, and two of the teacher's before a word
+        ([b"\n", b"\n\n", b"x"], [b"\n", b"\n\n", b"x", b"xx"], [b"\n", b"\n", b"x"]),
+        ([b"\n", b"\n\n", b"x"], [b"\n", b"\n\n", b"x", b"xx"], [b"\n\n", b"x"]),
+        ([b"\n", b"\n\n", b"x"], [b"\n", b"\n\n", b"x", b"xx"], [b"\n", b"x"]),
+        # the student's last token spells the same as another, and is never written
+        ([b"(", b"x", b"("], [b"(", b"x", b"(x"], [b"(", b"x"]),
     ],
 )
 def test_what_the_teacher_writes_is_not_taught_away(student, teacher, text):
     student, teacher = [b"", *student], [b"", *teacher]
-    tables = pair_tables(ToyVocabularies(student, teacher))
+    unwritten = [id for id, token in enumerate(student) if student.index(token) != id]
+    before_word = {student.index(b"\n\n"): [1, 1]} if b"\n\n" in student else {}
+    tables = pair_tables(ToyVocabularies(student, teacher, tuple(unwritten), before_word))
     teacher_ids = [0, *(teacher.index(piece) for piece in text)]
     student_ids = [0, *_spell(b"".join(text), student)]
     ends = [set(np.cumsum([len(tokens[i]) for i in side]))

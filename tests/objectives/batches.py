@@ -1,5 +1,6 @@
 """Batches, teacher signals and a toy pair for tests of objectives."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,6 +67,8 @@ class ToyVocabularies:
 
     student: list[bytes]
     teacher: list[bytes]
+    unwritten: tuple[int, ...] = ()
+    before_word: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     @property
     def student_bytes(self):
@@ -104,6 +107,12 @@ class ToyVocabularies:
 
     def student_spelled(self):
         return _ragged([_spell(token, self.teacher) for token in self.student])
+
+    def student_before_word(self):
+        return _ragged([self.before_word.get(id, ()) for id in range(len(self.student))])
+
+    def student_unwritten(self):
+        return np.array(self.unwritten, np.int64)
 
 
 def _spell(token, vocabulary):

@@ -28,8 +28,9 @@ class PrefixKl:
     """Spellings are lists of tuples, one for each id; () where a token cannot be spelled."""
 
     def __init__(
-        self, teacher_spelled, student_spelled, student_tokens, teacher_tokens, top_k=None, tau=1.0
-    ):
+        self, teacher_spelled, student_spelled, student_tokens, teacher_tokens, *,
+        unwritten=(), before_word=None, top_k=None, tau=1.0,
+    ):  # fmt: skip
         self.top_k, self.tau = top_k, tau
         self.student_tokens, self.teacher_tokens = student_tokens, teacher_tokens
         student_bytes, teacher_bytes = map(len, student_tokens), map(len, teacher_tokens)
@@ -38,12 +39,19 @@ class PrefixKl:
         starts = {s[0] for s in self.seg if s}
         self.kind = []
         for u, spelled in enumerate(student_spelled):
-            if u in starts:
+            if u in unwritten:
+                self.kind.append(None)
+            elif u in starts:
                 self.kind.append(u)
             elif spelled and self.seg[spelled[0]]:
                 self.kind.append(self.seg[spelled[0]][0])
             else:
                 self.kind.append(None)
+        for u, spelled in (before_word or {}).items():
+            self.kind[u] = self.seg[spelled[0]][0]
+            self.back = [*self.back[:u], tuple(spelled), *self.back[u + 1 :]]
+        for _ in self.kind:  # as often as it takes
+            self.kind = [k if k is None else self.kind[k] for k in self.kind]
         self.pooled = [k is not None and k != u for u, k in enumerate(self.kind)]
 
     def teach(self, row):
@@ -85,7 +93,8 @@ class PrefixKl:
         wanted = {}
         for v, spelled in enumerate(self.seg):
             if spelled:
-                wanted[spelled[0]] = wanted.get(spelled[0], 0.0) + p[v] / whole
+                kind = self.kind[spelled[0]]
+                wanted[kind] = wanted.get(kind, 0.0) + p[v] / whole
         share = 1.0
         if before and before[0][-1] == s[0] - 1 and before[1][-1] == t[0] - 1:
             prefix = tuple(student_ids[i] for i in before[0])
@@ -107,7 +116,7 @@ class PrefixKl:
         q = softmax(student[s[0] - 1] / self.tau)
         told = [c for c, value in wanted.items() if value > 0]
         found = [sum(q[u] for u, kind in enumerate(self.kind) if kind == c) for c in told]
-        untold = [c for c in set(self.kind) if c is not None and c not in told]
+        untold = [c for c in set(self.kind) if c not in told]  # None as well
         found.append(sum(q[u] for u, kind in enumerate(self.kind) if kind in untold))
         missing = max(1.0 - sum(wanted.values()), 0.0)
         masses = [*(wanted[c] for c in told), missing if missing > 1e-6 else 0.0]
@@ -182,19 +191,22 @@ class PrefixKl:
             branches = sorted(
                 {self.back[u][step + 1] for u in below if len(self.back[u]) > step + 1}
             )
-            if not below:
+            if step and not below:
                 break
-            if not branches:
+            if step and not branches:
                 continue
             p, _ = self.teach(teacher[at + step])
             if step == 0:
-                kind = self.seg[path[0]][0]
+                if not self.seg[path[0]]:
+                    continue
+                itself = self.seg[path[0]][0]
+                kind = self.kind[itself]
                 group = [u for u, c in enumerate(self.kind) if c == kind]
                 share = min(own[path[0]] / wanted[kind], 1.0) if wanted[kind] else 0.0
-                rest_exists = True
+                rest_exists, limit = True, 1.0 - share
             else:
                 group, share = below, min(before[path] / max(reached[path], 1e-37), 1.0)
-                rest_exists = any(self.back[u] == path for u in below)
+                rest_exists, limit = any(self.back[u] == path for u in below), 0.0
             masses = self.reach(p, path, branches, below)
             reached = {(*path, v): m for v, m in zip(branches, masses, strict=True)}
             before = {(*path, v): p[v] for v in branches}
@@ -203,8 +215,12 @@ class PrefixKl:
             whole = sum(q[u] for u in group)
             scale = 1.0
             if rest_exists:
-                ps.append(1.0 - sum(ps))
-                qs.append(whole - sum(qs))
+                elsewhere = sum(q[u] for u in group if u not in below and u != itself)
+                others = whole - sum(qs) - elsewhere
+                rest = 1.0 - sum(ps)
+                asked = min(limit, rest * elsewhere / (others + elsewhere))
+                ps += [rest - asked, asked]
+                qs += [others, elsewhere]
             else:
                 scale = sum(ps)
                 ps = [x / scale if scale else 0.0 for x in ps]

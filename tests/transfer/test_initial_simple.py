@@ -145,3 +145,16 @@ def test_tokens_may_count_as_often_as_they_occur():
 def test_counts_need_texts():
     with pytest.raises(ConfigError, match="counts tokens in texts; none were given"):
         tables_of({"suffix": {"by_count": True}}, given())
+
+
+@pytest.mark.parametrize("name", ["fvt", "mean", "omp", "suffix"])
+def test_a_byte_token_that_is_never_written_has_no_row_of_another(name):
+    target = text_encoder(tiny_tokenizers.metaspace_bpe_with_byte_fallback(style="gemma"))
+    source = Source(tiny_models.llama(len(SOURCE)), text_encoder(SOURCE), target)
+    tables, _ = tables_of(name, source)
+    never, letter, rare = target.tokenizer.convert_tokens_to_ids(["<0x61>", "a", "<0xF5>"])
+    for side in ("input", "head"):
+        rows, old = getattr(tables, side), getattr(source.tables, side)
+        torch.testing.assert_close(rows[never], old.mean(0))
+        assert not torch.allclose(rows[letter], old.mean(0))
+        assert torch.equal(rows[rare], old[source.exact[rare]])

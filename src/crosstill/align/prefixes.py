@@ -6,6 +6,7 @@ difference of two entries of one cumulative sum. Arrays only.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -114,19 +115,50 @@ def first_tokens(spelled: Ragged) -> np.ndarray:
     return first
 
 
-def start_classes(student_spelled: Ragged, teacher_spelled: Ragged) -> np.ndarray:
+def start_classes(
+    student_spelled: Ragged, teacher_spelled: Ragged, before_word: Ragged | None = None
+) -> np.ndarray:
     """The class of every student token at a place where both models begin a token, int64 [Vs].
 
     A token that begins some teacher token is a class of its own. Another one spans several teacher
-    tokens: at this place it belongs with the token that begins the first of them. -1: in none.
+    tokens: at this place it belongs with the token that begins the first of them. So does one that
+    spans several only where a word follows. -1: in none.
 
     Args:
         student_spelled: The student's tokens in the teacher's.
         teacher_spelled: The teacher's tokens in the student's.
+        before_word: The student's tokens where a word follows; empty where that is no other
+            spelling. None: nowhere.
     """
     begins = first_tokens(teacher_spelled)
     own = np.arange(len(student_spelled[0]) - 1)
     reached = np.isin(own, begins)
     leader = first_tokens(student_spelled)
     pooled = np.where(leader >= 0, begins[leader], NOWHERE)
-    return np.where(reached, own, pooled)
+    kind = np.where(reached, own, pooled)
+    if before_word is not None:
+        leader = first_tokens(before_word)
+        other = np.where(leader >= 0, begins[leader], NOWHERE)
+        kind = np.where(other >= 0, other, kind)
+    while True:  # what a class is joined with may have been joined itself
+        further = np.where(kind >= 0, kind[kind], NOWHERE)
+        if np.array_equal(further, kind):
+            return kind
+        kind = further
+
+
+def replaced(spelled: Ragged, other: Ragged) -> Ragged:
+    """The spellings, but another where there is one.
+
+    Example:
+        >>> one = np.array([0, 1, 2]), np.array([7, 8])
+        >>> offsets, ids = replaced(one, (np.array([0, 0, 2]), np.array([7, 7])))
+        >>> offsets.tolist(), ids.tolist()
+        ([0, 1, 3], [7, 7, 7])
+    """
+    rows = [
+        other[1][c:d] if d > c else spelled[1][a:b]
+        for (a, b), (c, d) in zip(pairwise(spelled[0]), pairwise(other[0]), strict=True)
+    ]
+    offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
+    return offsets, np.concatenate([*rows, spelled[1][:0]])

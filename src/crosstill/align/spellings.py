@@ -16,6 +16,8 @@ from crosstill.text.encode import TextEncoder
 _ANCHORS = ("\n", '"', "(", ".", "a")
 """What to put before a text so that a tokenizer does not take its beginning for a word's."""
 
+_WORD = "a"
+
 Ragged = tuple[np.ndarray, np.ndarray]
 """Offsets int64 [V+1] and ids int64: row v is `ids[offsets[v] : offsets[v + 1]]`."""
 
@@ -49,6 +51,12 @@ def fallback_ids(encoder: TextEncoder) -> list[int]:
     return [id for id, name in zip(ids, names, strict=True) if name.startswith("<0x")]
 
 
+def unwritten_ids(encoder: TextEncoder) -> list[int]:
+    """The byte-fallback tokens that the tokenizer never writes: another token spells the same."""
+    spelled, ids = pieces(encoder.bytes), lowest_ids(encoder)
+    return sorted(id for id in fallback_ids(encoder) if ids[spelled[id]] != id)
+
+
 def spell_tokens(
     source: TextEncoder, target: TextEncoder, specials: Mapping[int, int] | None = None
 ) -> Ragged:
@@ -80,6 +88,32 @@ def spell_tokens(
             rows[id] = greedy.spell(data)
     for id, other in (specials or {}).items():
         rows[id] = (other,)
+    return _ragged(rows)
+
+
+def spell_before_word(source: TextEncoder, target: TextEncoder) -> Ragged:
+    """Spell tokens that end in white space as `target` does where a word comes behind them.
+
+    Many tokenizers keep the last of several line breaks or spaces apart there, or for the word: two
+    line breaks are one token by themselves and two tokens before a word.
+
+    Returns:
+        As `spell_tokens`; a row is empty where that is no other spelling, or a single token, or the
+        word has a part of the white space.
+    """
+    offsets, ids = spell_tokens(source, target)
+    tokens, dropped = pieces(source.bytes), set(target.bytes.missing)
+    texts = {
+        id: text
+        for id, data in enumerate(tokens)
+        if dropped.isdisjoint(data) and (text := _text(data))[-1:].isspace()
+    }
+    rows: list[Sequence[int]] = [()] * len(tokens)
+    found = _continuations(target, [text + _WORD for text in texts.values()])
+    for id, row in zip(texts, found, strict=True):
+        apart = len(row) > 2 and target.bytes.token(int(row[-1])) == _WORD.encode()
+        if apart and list(row[:-1]) != ids[offsets[id] : offsets[id + 1]].tolist():
+            rows[id] = row[:-1]
     return _ragged(rows)
 
 

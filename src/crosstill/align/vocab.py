@@ -6,7 +6,15 @@ from functools import cached_property
 import numpy as np
 
 from crosstill.align.nearest import nearest
-from crosstill.align.spellings import Ragged, fallback_ids, lowest_ids, pieces, spell_tokens
+from crosstill.align.spellings import (
+    Ragged,
+    fallback_ids,
+    lowest_ids,
+    pieces,
+    spell_before_word,
+    spell_tokens,
+    unwritten_ids,
+)
 from crosstill.cache import cached_ids
 from crosstill.text.bytes import TokenBytes
 from crosstill.text.encode import TextEncoder
@@ -75,6 +83,20 @@ class VocabularyPair:
         """Every student token in teacher tokens: offsets int64 [Vs+1] and teacher ids int64."""
         return self._student_spelled
 
+    def student_before_word(self) -> Ragged:
+        """The student's tokens in teacher tokens where a word follows, if that is another spelling.
+
+        See `spellings.spell_before_word`: offsets int64 [Vs+1] and teacher ids int64.
+        """
+        return self._student_before_word
+
+    def student_unwritten(self) -> np.ndarray:
+        """The student's tokens that its tokenizer never writes: ids int64, ascending.
+
+        Byte-fallback tokens (`<0x41>`) beside which another token spells the same.
+        """
+        return self._student_unwritten
+
     @cached_property
     def _shared(self) -> np.ndarray:
         teacher = lowest_ids(self._teacher)
@@ -109,6 +131,15 @@ class VocabularyPair:
         specials = special_targets(self._teacher, self._student)
         offsets, ids = spell_tokens(self._teacher, self._student, specials)
         return _frozen(offsets), _frozen(ids)
+
+    @cached_property
+    def _student_before_word(self) -> Ragged:
+        offsets, ids = spell_before_word(self._student, self._teacher)
+        return _frozen(offsets), _frozen(ids)
+
+    @cached_property
+    def _student_unwritten(self) -> np.ndarray:
+        return _frozen(np.array(unwritten_ids(self._student), np.int64))
 
     @cached_property
     def _student_spelled(self) -> Ragged:

@@ -43,6 +43,10 @@ class Classes:
         """How many classes there are."""
         return len(self.start) - 1
 
+    def sizes(self) -> Int64[Tensor, " C"]:
+        """How many ids each class has."""
+        return self.start.diff()
+
     def to(self, device: torch.device) -> "Classes":
         """Move the partition to a device."""
         return Classes(**{name: value.to(device) for name, value in vars(self).items()})

@@ -36,6 +36,7 @@ class PrefixTables:
             nearest above its own; -1 where there is none.
         above: [Vs, D], for tokens of `longer` the node of `longer` after each of its teacher
             tokens, -1 past the end and for all other tokens.
+        joined: [2, Q], classes that have no member, and the class that each has been joined with.
         student_bytes: bytes of each student token.
         teacher_bytes: bytes of each teacher token.
         ends: which teacher tokens begin with the end of a student token; None: not known.
@@ -50,6 +51,7 @@ class PrefixTables:
     branch: Int64[Tensor, " M"]
     within: Int64[Tensor, " M"]
     above: Int64[Tensor, "Vs D"]
+    joined: Int64[Tensor, "2 Q"]
     student_bytes: Int64[Tensor, " Vs"]
     teacher_bytes: Int64[Tensor, " Vt"]
     ends: "TokenEnds | None" = None

@@ -254,7 +254,7 @@ def _splits(
     teacher_mask: Int64[Tensor, "B Tt"],
     tables: PrefixTables,
 ) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"], Int64[Tensor, " P"]]:
-    """The chunks, depths and nodes at which tokens of several teacher tokens part."""
+    """The chunks, depths and nodes at which a class's tokens part; node -1: none is reached."""
     step = torch.arange(1, tables.above.shape[1], device=teacher_ids.device)
     position = rows.teacher_row[:, None] + step
     inside = position < teacher_ids.shape[1]
@@ -264,7 +264,11 @@ def _splits(
     tokens = torch.where(inside, teacher_ids[batch, position], -1)
     tree = tables.longer
     nodes = tree.walk(tokens)
-    part = (nodes > 0) & (tree.child[nodes.clamp(min=0) + 1] > tree.child[nodes.clamp(min=0)])
+    low, high = tree.between(nodes)
+    part = (nodes > 0) & (high > low)
+    kind = tables.teacher_class[teacher_ids[rows.batch, rows.teacher_row + 1]]
+    known = kind < len(tables.classes) - 1
+    part[:, :1] |= (known & (tables.classes.sizes()[kind] > 1))[:, None]
     chunk, depth = part.nonzero(as_tuple=True)
     return chunk, depth + 1, nodes[chunk, depth]
 

@@ -14,7 +14,7 @@ from crosstill.functional.class_mass import class_mass
 from crosstill.functional.losses import LossSum
 from crosstill.functional.numerics import accumulation_dtype
 from crosstill.functional.prefix_blocks import PrefixBlock, PrefixTables
-from crosstill.functional.prefixes import TINY, TeacherMass, spans
+from crosstill.functional.prefixes import TINY, TeacherMass, offsets, spans
 
 
 def prefix_rows_loss(
@@ -84,6 +84,8 @@ def start_targets(
     ended[block.exit_start] = torch.where(seen, share, 1.0)
     target = mass.whole.new_zeros(len(row), known + 1)
     mass.starts(row, ended / mass.whole[row], target[:, :known])
+    own, joined = tables.joined
+    target.index_add_(1, joined, target[:, own]).index_fill_(1, own, 0.0)
     owner, child = tables.starts.children(block.exit_node)
     goes_on = mass.below(block.exit_teacher[owner], child) / here[owner]
     kind = tables.classes.of[tables.starts.token[child]]
@@ -150,8 +152,8 @@ def _crossed(
     node = block.inner_node[row]
     moved = mass.token(block.inner_teacher[row], block.cross_first) / here[row]
     moved = moved * mass.sorted(block.cross_teacher, tables.ends.order, block.cross_span)
-    width = tree.child[block.inner_node + 1] - tree.child[block.inner_node]
-    begin = torch.cumsum(width, 0) - width  # of each row's entries
+    low, high = tree.between(block.inner_node)
+    begin = offsets(high - low)  # of each row's entries
 
     def entry(token: Tensor) -> Tensor:
         child = tree.follow(node, token)
@@ -189,23 +191,19 @@ def _split_loss(
 
     The text says which teacher token comes first, so the row after it says what comes second: that
     splits the tokens that begin with the first. Likewise for the third, among those that begin with
-    the first two.
+    the first two. Tokens of the class that begin with another teacher token get no more than what
+    the text's leaves of the class; what they get of that is not known, and left to the student.
     """
     start, node, depth = block.split_start, block.split_node, block.split_depth
-    children = tables.longer.child
+    low, high = tables.longer.between(node)
     heir, branch = tables.longer.children(node)
-    slot = torch.cumsum(children[node + 1] - children[node] + 1, 0)
-    slot = slot - (children[node + 1] - children[node] + 1)  # of the others; the branches follow
-    place = slot[heir] + branch - children[node[heir]] + 1
+    slot = offsets(high - low + 2)  # of the others; then of those led elsewhere, then the branches
+    place = slot[heir] + branch - low[heir] + 2
 
     owner, id = of_split
-    own = torch.where(
-        _step(tables, id, depth[owner] - 1) == node[owner],
-        _step(tables, id, depth[owner]) - children[node[owner]] + 1,
-        0,
-    ).clamp(min=0)
+    own = _group(owner, id, block, tables)
     each = single.double()
-    groups = each.new_zeros(len(start) + len(branch)).index_add(0, slot[owner] + own, each)
+    groups = each.new_zeros(2 * len(start) + len(branch)).index_add(0, slot[owner] + own, each)
     whole = each.new_zeros(len(start)).index_add(0, owner, each).clamp(min=TINY).log()
 
     kind = tables.teacher_class[block.split_first]
@@ -219,9 +217,29 @@ def _split_loss(
     rest = torch.where(has_rest, (1.0 - total).clamp(min=0.0), 0.0)
     norm = torch.where(has_rest, 1.0, total.clamp(min=TINY))
     found = groups[place].clamp(min=TINY).log() - whole[heir]
-    others = groups[slot].clamp(min=TINY).log() - whole
     loss = torch.xlogy(wanted, wanted / norm[heir]) - wanted * found
-    return loss.sum() + (torch.xlogy(rest, rest) - rest * others).sum()
+    others, led = groups[slot], groups[slot + 1]
+    asked = (rest * led / (others + led).clamp(min=TINY)).detach()
+    asked = torch.where(depth == 1, torch.minimum(asked, 1.0 - share), 0.0)
+    return loss.sum() + sum(
+        (torch.xlogy(due, due) - due * (got.clamp(min=TINY).log() - whole)).sum()
+        for due, got in ((rest - asked, others), (asked, led))
+    )
+
+
+def _group(
+    owner: Int64[Tensor, " E"], id: Int64[Tensor, " E"], block: PrefixBlock, tables: PrefixTables
+) -> Int64[Tensor, " E"]:
+    """In which group of its split a token is: 0, the others; 1, led elsewhere; 2 on, a branch."""
+    node, depth, first = (
+        part[owner] for part in (block.split_node, block.split_depth, block.split_first)
+    )
+    here, beyond = _step(tables, id, depth - 1), _step(tables, id, depth)
+    low, _ = tables.longer.between(node)
+    along = torch.where(beyond >= 0, beyond - low + 2, 0)
+    itself = tables.spelling[tables.spelled[first].clamp(max=len(tables.spelling) - 1)] == id
+    own = torch.where(itself & (depth == 1), 0, 1)
+    return torch.where((here == node) & (node >= 0), along, own)
 
 
 def _branch_mass(
@@ -252,13 +270,15 @@ def _ended(
     wanted: Float[Tensor, " H"], mass: TeacherMass, block: PrefixBlock, tables: PrefixTables
 ) -> Float[Tensor, " P"]:
     """At splits below another: of the branch that the text took there, the token's own share."""
-    children, node = tables.longer.child, block.split_node
+    node = block.split_node
+    low, high = tables.longer.between(node)
     before = (torch.arange(len(node), device=node.device) - 1).clamp(min=0)
-    width = children[node + 1] - children[node]
-    entry = (torch.cumsum(width, 0) - width)[before] + node - children[node[before]]
-    entry = torch.where(block.split_depth > 1, entry, 0)
+    entry = offsets(high - low)[before] + node - low[before]
+    reached = torch.nn.functional.pad(wanted, (1, 0))[
+        torch.where(block.split_depth > 1, entry + 1, 0)
+    ]
     token = mass.token(block.split_teacher[before], tables.longer.token[node].clamp(min=0))
-    return (token / wanted[entry].clamp(min=TINY)).clamp(max=1.0)
+    return (token / reached.clamp(min=TINY)).clamp(max=1.0)
 
 
 def _members(

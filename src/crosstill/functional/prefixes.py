@@ -90,7 +90,11 @@ class PrefixTree:
         self, node: Int64[Tensor, " N"]
     ) -> tuple[Int64[Tensor, " E"], Int64[Tensor, " E"]]:
         """List all children of all nodes: which node of the list owns it, and the child."""
-        return spans(self.child[node], self.child[node + 1])
+        return spans(*self.between(node))
+
+    def between(self, node: Int64[Tensor, "*N"]) -> tuple[Int64[Tensor, "*N"], Int64[Tensor, "*N"]]:
+        """Find each node's first child, and one past its last; none for node -1."""
+        return self.child[node.clamp(min=0)], self.child[node + 1]
 
 
 def spans(
@@ -104,9 +108,18 @@ def spans(
     """
     count = stop - start
     owner = torch.repeat_interleave(torch.arange(len(start), device=start.device), count)
-    before = torch.cumsum(count, 0) - count
-    place = torch.arange(len(owner), device=start.device) - before[owner] + start[owner]
+    place = torch.arange(len(owner), device=start.device) + (start - offsets(count))[owner]
     return owner, place
+
+
+def offsets(count: Int64[Tensor, " N"]) -> Int64[Tensor, " N"]:
+    """Where each of many runs begins if they are laid one after the other.
+
+    Example:
+        >>> offsets(torch.tensor([2, 0, 3]))
+        tensor([0, 2, 2])
+    """
+    return torch.cumsum(count, 0) - count
 
 
 class TeacherMass:

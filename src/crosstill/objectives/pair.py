@@ -65,6 +65,14 @@ class VocabularyPair(Protocol):
         """Every student token in teacher tokens: offsets int64 [Vs + 1] and ids int64."""
         ...
 
+    def student_before_word(self) -> tuple[np.ndarray, np.ndarray]:
+        """Student tokens in teacher tokens where a word follows, if otherwise: offsets and ids."""
+        ...
+
+    def student_unwritten(self) -> np.ndarray:
+        """The student's tokens that its tokenizer never writes: ids int64, ascending."""
+        ...
+
 
 @dataclass(frozen=True)
 class ModelFacts:

@@ -6,10 +6,12 @@ import numpy as np
 import torch
 
 from crosstill.align.prefixes import (
+    NOWHERE,
     PrefixTable,
     Ragged,
     first_tokens,
     prefix_table,
+    replaced,
     start_classes,
 )
 from crosstill.functional.class_mass import Classes
@@ -24,7 +26,13 @@ def pair_tables(vocabulary: VocabularyPair) -> PrefixTables:
     if vocabulary.identical:  # every token as itself, also those that no text is cut into
         every = np.arange(len(lengths[0]) + 1)
         return prefix_tables((every, every[:-1]), (every, every[:-1]), *lengths)
-    tables = prefix_tables(vocabulary.teacher_spelled(), vocabulary.student_spelled(), *lengths)
+    spelled = vocabulary.teacher_spelled(), vocabulary.student_spelled()
+    tables = prefix_tables(
+        *spelled,
+        *lengths,
+        before_word=vocabulary.student_before_word(),
+        unwritten=vocabulary.student_unwritten(),
+    )
     return replace(tables, ends=_token_ends(vocabulary))
 
 
@@ -44,6 +52,8 @@ def prefix_tables(
     student_spelled: Ragged,
     teacher_bytes: np.ndarray,
     student_bytes: np.ndarray,
+    before_word: Ragged | None = None,
+    unwritten: np.ndarray | None = None,
 ) -> PrefixTables:
     """Sort two vocabularies by their spellings in each other's tokens.
 
@@ -53,6 +63,8 @@ def prefix_tables(
         student_spelled: every student token in teacher tokens.
         teacher_bytes: [Vt], bytes of each teacher token.
         student_bytes: [Vs], bytes of each student token.
+        before_word: student tokens in teacher tokens where a word follows, if otherwise.
+        unwritten: student tokens that no text is cut into; they get no part of any class.
 
     Example:
         >>> teacher = np.array([0, 1, 3]), np.array([0, 0, 1])  # "a" and "ab", by "a" and "b"
@@ -60,14 +72,19 @@ def prefix_tables(
         >>> prefix_tables(teacher, student, [1, 2], [1, 1]).starts.token
         tensor([-1,  0,  1])
     """
-    kind = start_classes(student_spelled, teacher_spelled)
+    kind = start_classes(student_spelled, teacher_spelled, before_word)
+    if before_word is not None:
+        student_spelled = replaced(student_spelled, before_word)
+    kind[[] if unwritten is None else unwritten] = NOWHERE
     begins = first_tokens(teacher_spelled)
     pooled = (kind >= 0) & (kind != np.arange(len(kind)))
     starts, longer = prefix_table(teacher_spelled), prefix_table(student_spelled, keep=pooled)
     branch = _branches(longer, starts, teacher_spelled)
     names = np.unique(begins[begins >= 0])  # as the root's children are sorted
+    joined = names[kind[names] != names]
     arrays = {
-        "teacher_class": _numbered(begins, names),
+        "teacher_class": _numbered(np.where(begins >= 0, kind[begins], NOWHERE), names),
+        "joined": np.stack([_numbered(joined, names), _numbered(kind[joined], names)]),
         "above": _ancestors(longer, len(kind)),
         "spelled": teacher_spelled[0],
         "spelling": teacher_spelled[1],

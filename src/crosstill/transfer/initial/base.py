@@ -17,10 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crosstill.align.spellings import lowest_ids, pieces
+from crosstill.align.spellings import Ragged, lowest_ids, pieces, spell_tokens, unwritten_ids
 from crosstill.errors import ConfigError
 from crosstill.text.encode import TextEncoder
 from crosstill.training.values import as_dict, wrong_type
+from crosstill.transfer.initial.rows import chosen, emptied
 from crosstill.transfer.tables import Tables, read_tables
 
 if TYPE_CHECKING:
@@ -109,8 +110,24 @@ class Source:
     def exact(self) -> np.ndarray:
         """The source token that spells the same bytes as each target token, int64 [Vt], or -1."""
         ids = lowest_ids(self.source)
-        spelled = pieces(self.target.bytes)
-        return np.array([ids.get(data, -1) if data else -1 for data in spelled], np.int64)
+        return np.array([ids.get(data, -1) if data else -1 for data in self.tokens], np.int64)
+
+    @cached_property
+    def tokens(self) -> list[bytes]:
+        """The bytes of each target token; none for special ones, and for such as are never written.
+
+        A byte-fallback token (`<0x41>`) beside another of the same bytes is never written: with the
+        row of the other it would take half of its probability.
+        """
+        found = pieces(self.target.bytes)
+        for id in unwritten_ids(self.target):
+            found[id] = b""
+        return found
+
+    def spelled(self, ids: np.ndarray) -> Ragged:
+        """Some target tokens in tokens of the source, one list each; empty where that cannot be."""
+        never = np.array(unwritten_ids(self.target), np.int64)
+        return chosen(emptied(spell_tokens(self.target, self.source), never), ids)
 
     @cached_property
     def by_role(self) -> np.ndarray:

@@ -5,9 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from crosstill.align.spellings import spell_tokens
 from crosstill.transfer.initial.base import Initialiser, Source, TransplantReport, assembled
-from crosstill.transfer.initial.rows import averages, chosen
+from crosstill.transfer.initial.rows import averages
 from crosstill.transfer.tables import Tables
 
 
@@ -19,7 +18,7 @@ class Fvt(Initialiser):
     - A special token: the source's token of the same name, else of the same role.
     - Other bytes: what the source tokenizer writes for them inside a text, else the longest source
       tokens that fit, from the left.
-    - Nothing of these: the mean of all source rows.
+    - Nothing of these, or never written: the mean of all source rows.
 
     Source: Gee et al. 2022, "Fast Vocabulary Transfer for Language Model Compression"; the order of
     the cases follows arXiv:2503.20083, except that the rest gets the mean, not Gaussian noise.
@@ -30,7 +29,7 @@ class Fvt(Initialiser):
     def tables(self, source: Source) -> tuple[Tables, TransplantReport]:
         """Make the new tables; see `Initialiser.tables`."""
         open_ = np.flatnonzero(source.kept < 0)
-        spelled = chosen(spell_tokens(source.target, source.source), open_)
+        spelled = source.spelled(open_)
         found = int((np.diff(spelled[0]) > 0).sum())
         report = TransplantReport(
             copied=int((source.exact >= 0).sum()),

@@ -13,13 +13,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from crosstill import hub
-from crosstill.align.spellings import lowest_ids, pieces, spell_tokens
+from crosstill.align.spellings import lowest_ids
 from crosstill.errors import ConfigError
 from crosstill.text.encode import TextEncoder, text_encoder
 from crosstill.transfer.initial.base import Initialiser, Source, TransplantReport, assembled
 from crosstill.transfer.initial.features import spelling_features
 from crosstill.transfer.initial.pursuit import sparse_sums
-from crosstill.transfer.initial.rows import averages, chosen
+from crosstill.transfer.initial.rows import averages
 from crosstill.transfer.tables import Tables, read_tables
 
 _K_DONOR, _K_SPELLING = 64, 4
@@ -93,7 +93,7 @@ class Omp(Initialiser):
         places = source.exact[shared]
         spaces = self._spaces(source, shared, open_)
         sums = {side: self._sums(space, len(shared)) for side, space in spaces.items()}
-        spelled = chosen(spell_tokens(source.target, source.source), open_)
+        spelled = source.spelled(open_)
 
         def make(side: str, rows: Tensor) -> Tensor:
             return _applied(sums.get(side, sums["input"]), rows, places, averages(rows, spelled))
@@ -114,7 +114,7 @@ class Omp(Initialiser):
     ) -> dict[str, Float[Tensor, "SN F"]]:
         """The places of shared and then of open tokens for each side; open ones may lie at 0."""
         device = source.tables.input.device
-        tokens = pieces(source.target.bytes)
+        tokens = source.tokens
         ids = [*shared.tolist(), *open_.tolist()]
         if self.donor is None:
             return {"input": spelling_features([tokens[id] for id in ids]).to(device)}

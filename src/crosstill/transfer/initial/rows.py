@@ -63,3 +63,19 @@ def chosen(lists: Ragged, which: np.ndarray) -> Ragged:
     ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     within = np.arange(ends[-1]) - np.repeat(ends[:-1], sizes)
     return ends, ids[np.repeat(offsets[:-1][which], sizes) + within]
+
+
+def emptied(lists: Ragged, which: np.ndarray) -> Ragged:
+    """The same lists, but some of them (int64) empty.
+
+    Example:
+        >>> offsets, ids = emptied((np.array([0, 2, 2, 3]), np.array([5, 6, 7])), np.array([0]))
+        >>> offsets.tolist(), ids.tolist()
+        ([0, 0, 0, 1], [7])
+    """
+    offsets, ids = lists
+    sizes = np.diff(offsets)
+    kept = np.ones(len(sizes), bool)
+    kept[which] = False
+    ends = np.concatenate([[0], np.cumsum(sizes * kept)]).astype(np.int64)
+    return ends, ids[np.repeat(kept, sizes)]

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from crosstill.align.spellings import Ragged, lowest_ids, pieces, spell_tokens
+from crosstill.align.spellings import Ragged, lowest_ids
 from crosstill.errors import ConfigError
 from crosstill.text.rows import parse_row
 from crosstill.transfer.initial.base import Initialiser, Source, TransplantReport, assembled
-from crosstill.transfer.initial.rows import averages, chosen
+from crosstill.transfer.initial.rows import averages
 from crosstill.transfer.tables import Tables
 
 EXACT = ("auto", "copy", "pool")
@@ -68,9 +68,8 @@ class Suffix(Initialiser):
         weights = self._weights(source)
         kept = source.by_role if self._pools(source) else source.kept
         open_ = np.flatnonzero(kept < 0)
-        spelled = chosen(spell_tokens(source.target, source.source), open_)
-        tokens = pieces(source.target.bytes)
-        wanted = [tokens[id] for id in open_.tolist()]
+        spelled = source.spelled(open_)
+        wanted = [source.tokens[id] for id in open_.tolist()]
         known = lowest_ids(source.source)
         lists = {
             "input": _ending(known, wanted, spelled),
