@@ -163,3 +163,10 @@ def test_white_space_is_spelled_otherwise_before_a_word():
     tokens = pieces(gemma.bytes)
     for data, row in zip(tokens, spelled, strict=True):
         assert not row or (level.bytes.spell(row) == data and data[-1:].isspace())
+
+
+def test_white_space_that_both_keep_apart_is_spelled_as_ever():
+    one = text_encoder(tiny.byte_level_bpe(["a\n\n b\n\n c\n\n d"] * 4, vocab_size=300))
+    other = text_encoder(tiny.byte_level_bpe(["a\n\n b\n\n c\n\n d e"] * 4, vocab_size=310))
+    assert one.tokenizer.convert_tokens_to_ids("\u010a\u010a") is not None
+    assert not any(rows(spell_before_word(one, other)))

@@ -99,22 +99,31 @@ def spell_before_word(source: TextEncoder, target: TextEncoder) -> Ragged:
 
     Returns:
         As `spell_tokens`; a row is empty where that is no other spelling, or a single token, or the
-        word has a part of the white space.
+        word has a part of the white space, or `source` does not write the token there either.
     """
     offsets, ids = spell_tokens(source, target)
-    tokens, dropped = pieces(source.bytes), set(target.bytes.missing)
-    texts = {
-        id: text
-        for id, data in enumerate(tokens)
-        if dropped.isdisjoint(data) and (text := _text(data))[-1:].isspace()
-    }
-    rows: list[Sequence[int]] = [()] * len(tokens)
-    found = _continuations(target, [text + _WORD for text in texts.values()])
-    for id, row in zip(texts, found, strict=True):
-        apart = len(row) > 2 and target.bytes.token(int(row[-1])) == _WORD.encode()
-        if apart and list(row[:-1]) != ids[offsets[id] : offsets[id + 1]].tolist():
-            rows[id] = row[:-1]
+    texts = {id: text for id, data in enumerate(pieces(source.bytes)) if (text := _ends_word(data))}
+    own, found = (
+        [_before_word(side, row) for row in _continuations(side, list(texts.values()))]
+        for side in (source, target)
+    )
+    rows: list[Sequence[int]] = [()] * (len(offsets) - 1)
+    for id, whole, row in zip(texts, own, found, strict=True):
+        if whole == [id] and len(row) > 1 and row != ids[offsets[id] : offsets[id + 1]].tolist():
+            rows[id] = row
     return _ragged(rows)
+
+
+def _ends_word(data: bytes) -> str:
+    """A token that ends in white space, and a word behind it; empty for other tokens."""
+    text = _text(data)
+    return text + _WORD if text[-1:].isspace() else ""
+
+
+def _before_word(encoder: TextEncoder, row: Sequence[int]) -> list[int]:
+    """What stands before the word; nothing where the word is no token by itself."""
+    apart = len(row) > 1 and encoder.bytes.token(int(row[-1])) == _WORD.encode()
+    return list(row[:-1]) if apart else []
 
 
 def _text(data: bytes) -> str:
