@@ -1,9 +1,9 @@
 """How well prefix KL's targets alone foretell what the teacher writes, by kind of chunk.
 
 For texts that the teacher wrote, logits are fitted to the targets until they say what a student
-would say that had learnt nothing else and all of it. Where that is less likely than what the
-teacher says, a target is wrong: no training would mend it. It takes no training to see, one to two
-minutes a text for 262,000 tokens.
+would say that had learnt nothing else and all of it. Where a kind of chunk is less likely than to
+the teacher, its targets are wrong, and no training would mend it. Below 0 are chunks with rows that
+learn the text itself. No model is trained; a text takes a minute or two for 262,000 tokens.
 
     CROSSTILL_DATA=... python benchmarks/transfer/targets.py gemma3 --texts 4 --out runs/transfer
 """
@@ -134,12 +134,11 @@ def report(found: list[Chunk]) -> None:
     for chunk in found:
         kinds[chunk.kind].append(chunk)
     size = sum(len(token) for chunk in found for token in chunk.student)
-    lost = sum(max(chunk.excess, 0.0) for chunk in found)
-    print(f"{lost / math.log(2) / size:.3f} bits per byte lost, of {len(found)} chunks")
+    total = sum(chunk.excess for chunk in found)
+    print(f"{total / math.log(2) / size:.3f} bits per byte beyond the teacher, {len(found)} chunks")
     for name, part in sorted(kinds.items(), key=lambda item: -sum(c.excess for c in item[1])):
         excess = sum(chunk.excess for chunk in part)
-        worst = sum(max(chunk.excess, 0.0) for chunk in part)
-        print(f"{name:16} {len(part):5}  {excess / len(part):7.2f} nats each, lost {worst:7.1f}")
+        print(f"{name:16} {len(part):5} chunks {excess:8.1f} nats, {excess / len(part):6.2f} each")
     for chunk in sorted(found, key=lambda chunk: -chunk.excess)[:SHOWN]:
         print(f"{chunk.excess:7.2f}  {chunk.student}  {chunk.teacher}")
 

@@ -87,8 +87,8 @@ class PrefixKl:
                 found.append((s, t))
         return found
 
-    def target(self, s, t, before, teacher, student_ids):
-        """Masses by class at the start of a chunk, and the share of the teacher's row in them."""
+    def target(self, s, t, before, teacher, student_ids, teacher_ids):
+        """Masses by class at a chunk's start, the share of its row in them, and whether to split."""
         p, whole = self.teach(teacher[t[0] - 1])
         wanted = {}
         for v, spelled in enumerate(self.seg):
@@ -102,17 +102,26 @@ class PrefixKl:
                       if begins(spelled, prefix) and len(spelled) > len(prefix)}  # fmt: skip
             if len(before[1]) == 1 and longer:
                 old, _ = self.teach(teacher[before[1][0] - 1])
-                here = self.mass(old, prefix)
-                share = self.mass(old, prefix, exact=True) / here if here else 1.0
+                last = teacher_ids[before[1][0]]
+                other = old[last] if self.seg[last] != prefix else 0.0
+                here = self.mass(old, prefix) + other
+                share = (self.mass(old, prefix, exact=True) + other) / here if here else 1.0
                 wanted = {u: share * value for u, value in wanted.items()}
                 for path in longer if here else ():
                     kind = self.kind[path[-1]]
                     if kind is not None:
                         wanted[kind] = wanted.get(kind, 0.0) + self.mass(old, path) / here
-        return wanted, share * p / whole
+        first = teacher_ids[t[0]]
+        own = self.kind[self.seg[first][0]] if self.seg[first] else None
+        came = self.kind[student_ids[s[0]]]
+        if own != came:
+            moved = min(share * p[first] / whole, wanted.get(own, 0.0))
+            wanted[own] = wanted.get(own, 0.0) - moved
+            wanted[came] = wanted.get(came, 0.0) + moved
+        return wanted, share * p / whole, own == came
 
     def chunk(self, s, t, before, student, teacher, student_ids, teacher_ids):
-        wanted, own = self.target(s, t, before, teacher, student_ids)
+        wanted, own, parts = self.target(s, t, before, teacher, student_ids, teacher_ids)
         q = softmax(student[s[0] - 1] / self.tau)
         told = [c for c, value in wanted.items() if value > 0]
         found = [sum(q[u] for u, kind in enumerate(self.kind) if kind == c) for c in told]
@@ -131,36 +140,23 @@ class PrefixKl:
             if not inside or not any(begins(spelled, prefix) for spelled in self.seg if spelled):
                 total -= math.log(softmax(told)[student_ids[s[j]]])
                 continue
-            here = self.mass(p, prefix)
+            spelled = self.seg[first]
+            told_next = spelled[j] if spelled[:j] == prefix else None
+            here = self.mass(p, prefix) + (p[first] if told_next is None else 0.0)
             if here == 0:
                 continue
             nexts = {x[j] for x in self.seg if len(x) > j and begins(x, prefix)}
             ps = {u: self.mass(p, (*prefix, u)) / here for u in nexts}
-            moved = self.moved(s, t, j, p, here, teacher, student_ids, teacher_ids)
-            for ended, crossing, amount in moved:
-                amount = min(amount, ps[ended])
-                ps[ended] -= amount
-                ps[crossing] = ps.get(crossing, 0.0) + amount
+            if told_next is not None:
+                ps[told_next] -= p[first] / here
+            ps[student_ids[s[j]]] = ps.get(student_ids[s[j]], 0.0) + p[first] / here
             inside = softmax(told)
             qs = [inside[u] for u in ps]
             qs.append(sum(x for u, x in enumerate(inside) if u not in ps))
             total += divergence([*ps.values(), self.mass(p, prefix, exact=True) / here], qs)
-        total += self.splits(t[0], teacher, teacher_ids, q, wanted, own)
+        if parts:
+            total += self.splits(t[0], teacher, teacher_ids, q, wanted, own)
         return total, rows
-
-    def moved(self, s, t, j, p, here, teacher, student_ids, teacher_ids):
-        """[(from, to, mass)] where the text's next token runs into the second teacher token."""
-        first, tokens = teacher_ids[t[0]], [student_ids[i] for i in s]
-        if len(t) == 1 or tuple(tokens[:j]) != self.seg[first][:j] or len(self.seg[first]) <= j:
-            return []
-        reached = sum(self.student_bytes[u] for u in tokens[: j + 1])
-        over = reached - self.teacher_bytes[first]
-        if not 0 < over <= self.teacher_bytes[teacher_ids[t[1]]]:
-            return []
-        end = self.student_tokens[tokens[j]][-over:]
-        behind, _ = self.teach(teacher[t[1] - 1])
-        goes_on = sum(m for v, m in enumerate(behind) if begins(self.teacher_tokens[v], end))
-        return [(self.seg[first][j], tokens[j], p[first] / here * goes_on)]
 
     def reach(self, p, path, branches, below):
         """The mass of the teacher tokens with which a text comes to each branch."""

@@ -3,7 +3,6 @@
 Axes: S student rows of a block, R teacher rows, V ids, C classes.
 """
 
-from bisect import bisect_left
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +38,6 @@ class PrefixTables:
         joined: [2, Q], classes that have no member, and the class that each has been joined with.
         student_bytes: bytes of each student token.
         teacher_bytes: bytes of each teacher token.
-        ends: which teacher tokens begin with the end of a student token; None: not known.
     """
 
     starts: PrefixTree
@@ -54,43 +52,13 @@ class PrefixTables:
     joined: Int64[Tensor, "2 Q"]
     student_bytes: Int64[Tensor, " Vs"]
     teacher_bytes: Int64[Tensor, " Vt"]
-    ends: "TokenEnds | None" = None
 
     def to(self, device: torch.device) -> "PrefixTables":
         """Move everything to a device."""
         if self.teacher_class.device == device:
             return self
-        moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
+        moved = {name: value.to(device) for name, value in vars(self).items()}
         return PrefixTables(**moved)
-
-
-@dataclass(frozen=True, eq=False)
-class TokenEnds:
-    """Which teacher tokens begin with the end of a student token.
-
-    Attributes:
-        order: the teacher's tokens, sorted by their bytes.
-        sorted: their bytes, in that order.
-        student: the bytes of each student token.
-    """
-
-    order: Int64[Tensor, " K"]
-    sorted: list[bytes]
-    student: list[bytes]
-
-    def to(self, device: torch.device) -> "TokenEnds":
-        """Move the order to a device."""
-        return TokenEnds(self.order.to(device), self.sorted, self.student)
-
-    def spans(self, token: list[int], length: list[int]) -> Int64[Tensor, "N 2"]:
-        """For the last `length` bytes of each token: where in `order` tokens begin with them."""
-        found = []
-        for id, count in zip(token, length, strict=True):
-            end = self.student[id][-count:]
-            low = bisect_left(self.sorted, end)
-            high = bisect_left(self.sorted, True, lo=low, key=lambda own: own[:count] > end)
-            found.append((low, high))
-        return torch.tensor(found, dtype=torch.long).view(-1, 2)
 
 
 @dataclass(frozen=True)
@@ -104,42 +72,41 @@ class PrefixBlock:
         student: (sequence, position) of each student row.
         teacher: (sequence, position) of each teacher row.
         start_teacher: [n], the teacher row of each chunk.
+        start_first: [n], the teacher token that comes first in it.
+        start_token: [n], the student token that comes first in it.
         inner_teacher: [I], the teacher row of the chunk that each inner row is in.
         inner_node: [I], the node of `starts` that the text has reached there.
+        inner_first: [I], the first teacher token of the chunk.
+        inner_token: [I], the student token that comes there.
+        inner_own: [I], the one that would by the spelling of that teacher token; -1 where the text
+            has left it before.
         exit_start: chunks that begin where a spelling may also go on,
-        exit_teacher: the teacher row of the chunk before, and
-        exit_node: the node of `starts` that that chunk has reached.
+        exit_teacher: the teacher row of the chunk before,
+        exit_node: the node of `starts` that that chunk has reached, and
+        exit_first: its teacher token where the spelling leads elsewhere; -1: it leads to the node.
         split_start: chunks whose class holds tokens that span several teacher tokens,
-        split_first: the first teacher token of the chunk,
         split_teacher: the teacher row after the teacher tokens read so far,
         split_node: the node of `longer` they have reached, and
         split_depth: how many they are.
-        cross_inner: inner rows whose text runs across the right end of the teacher's token,
-        cross_first: that token,
-        cross_token: the student's token that runs across it,
-        cross_own: the one that would have ended there,
-        cross_teacher: the teacher row behind the token, and
-        cross_span: [J, 2], where in the order of `TokenEnds` tokens go on as the student's does.
         text_token: the student's token at rows that the text teaches.
     """
 
     student: tuple[Int64[Tensor, " S"], Int64[Tensor, " S"]]
     teacher: tuple[Int64[Tensor, " R"], Int64[Tensor, " R"]]
     start_teacher: Int64[Tensor, " n"]
+    start_first: Int64[Tensor, " n"]
+    start_token: Int64[Tensor, " n"]
     inner_teacher: Int64[Tensor, " I"]
     inner_node: Int64[Tensor, " I"]
+    inner_first: Int64[Tensor, " I"]
+    inner_token: Int64[Tensor, " I"]
+    inner_own: Int64[Tensor, " I"]
     exit_start: Int64[Tensor, " X"]
     exit_teacher: Int64[Tensor, " X"]
     exit_node: Int64[Tensor, " X"]
+    exit_first: Int64[Tensor, " X"]
     split_start: Int64[Tensor, " P"]
-    split_first: Int64[Tensor, " P"]
     split_teacher: Int64[Tensor, " P"]
     split_node: Int64[Tensor, " P"]
     split_depth: Int64[Tensor, " P"]
-    cross_inner: Int64[Tensor, " J"]
-    cross_first: Int64[Tensor, " J"]
-    cross_token: Int64[Tensor, " J"]
-    cross_own: Int64[Tensor, " J"]
-    cross_teacher: Int64[Tensor, " J"]
-    cross_span: Int64[Tensor, "J 2"]
     text_token: Int64[Tensor, " W"]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from crosstill.functional.prefix_blocks import PrefixBlock, PrefixTables
@@ -22,14 +22,17 @@ class PrefixPlan:
         inner_position: [I], its position.
         inner_node: [I].
         exit_node: [N], the node that the chunk before has reached; -1 where it has reached none.
+        exit_first: [N], the teacher token of the chunk before if its spelling leads elsewhere; -1.
         split_chunk: [P], ascending.
         split_depth: [P].
         split_node: [P].
-        crossing: of inner rows whose text runs across the right end of the teacher's token.
+        inner_token: [I], the student token that comes there.
+        inner_own: [I], the one that would by the spelling of the chunk's first teacher token.
         text_chunk: [W], the chunk a row is in that the text teaches; ascending.
         text_position: [W], its position.
         text_token: [W], the token that comes there.
         first: [N], the first teacher token of each chunk.
+        token: [N], the first student token of each chunk.
         width: Tt, to number the teacher's positions.
     """
 
@@ -38,14 +41,17 @@ class PrefixPlan:
     inner_position: Int64[Tensor, " I"]
     inner_node: Int64[Tensor, " I"]
     exit_node: Int64[Tensor, " N"]
+    exit_first: Int64[Tensor, " N"]
     split_chunk: Int64[Tensor, " P"]
     split_depth: Int64[Tensor, " P"]
     split_node: Int64[Tensor, " P"]
-    crossing: "Crossing"
+    inner_token: Int64[Tensor, " I"]
+    inner_own: Int64[Tensor, " I"]
     text_chunk: Int64[Tensor, " W"]
     text_position: Int64[Tensor, " W"]
     text_token: Int64[Tensor, " W"]
     first: Int64[Tensor, " N"]
+    token: Int64[Tensor, " N"]
     width: int
 
     def __len__(self) -> int:
@@ -62,9 +68,7 @@ class PrefixPlan:
         split = _between(self.split_chunk, start, stop)
         exits = start + (self.exit_node[start:stop] >= 0).nonzero().squeeze(1)
         text = _between(self.text_chunk, start, stop)
-        rows, crossing = self.rows, self.crossing
-        cross = _between(crossing.inner, inner.start, inner.stop)
-        of_cross = self.inner_chunk[crossing.inner[cross]]
+        rows = self.rows
         of_text = self.text_chunk[text]
         batch, own = rows.batch[start:stop], rows.teacher_row[start:stop]
         of_split = self.split_chunk[split]
@@ -75,13 +79,10 @@ class PrefixPlan:
                 rows.batch[of_split] * self.width
                 + rows.teacher_row[of_split]
                 + self.split_depth[split],
-                rows.batch[of_cross] * self.width + rows.teacher_row[of_cross] + 1,
             ]
         )
         keys, place = torch.unique(keys, return_inverse=True)
-        at_start, at_exit, at_split, at_cross = place.split(
-            [stop - start, len(exits), len(of_split), len(of_cross)]
-        )
+        at_start, at_exit, at_split = place.split([stop - start, len(exits), len(of_split)])
         of_inner = self.inner_chunk[inner] - start
         return PrefixBlock(
             student=(
@@ -96,41 +97,23 @@ class PrefixPlan:
             ),
             teacher=(keys // self.width, keys % self.width),
             start_teacher=at_start,
+            start_first=self.first[start:stop],
+            start_token=self.token[start:stop],
             inner_teacher=at_start[of_inner],
             inner_node=self.inner_node[inner],
+            inner_first=self.first[self.inner_chunk[inner]],
+            inner_token=self.inner_token[inner],
+            inner_own=self.inner_own[inner],
             exit_start=exits - start,
             exit_teacher=at_exit,
             exit_node=self.exit_node[exits],
+            exit_first=self.exit_first[exits],
             split_start=of_split - start,
-            split_first=self.first[of_split],
             split_teacher=at_split,
             split_node=self.split_node[split],
             split_depth=self.split_depth[split],
-            cross_inner=crossing.inner[cross] - inner.start,
-            cross_first=self.first[of_cross],
-            cross_token=crossing.token[cross],
-            cross_own=crossing.own[cross],
-            cross_teacher=at_cross,
-            cross_span=crossing.span[cross],
             text_token=self.text_token[text],
         )
-
-
-@dataclass(frozen=True)
-class Crossing:
-    """Inner rows whose text runs across the right end of the teacher's token; see `PrefixBlock`.
-
-    Attributes:
-        inner: which inner row each of them is; ascending.
-        token: the student's token that runs across it.
-        own: the student's token that would have ended there.
-        span: [J, 2].
-    """
-
-    inner: Int64[Tensor, " J"]
-    token: Int64[Tensor, " J"]
-    own: Int64[Tensor, " J"]
-    span: Int64[Tensor, "J 2"]
 
 
 def plan_prefixes(
@@ -155,26 +138,32 @@ def plan_prefixes(
     first = teacher_ids[rows.batch, rows.teacher_row + 1]
     tokens = _tokens(rows, student_ids, student_chunk)
     spelled = tables.student_bytes[tokens.clamp(min=0)].cumsum(1)
-    nodes = tables.starts.walk(tokens)
+    nodes, own = tables.starts.walk(tokens), _spelled(first, tokens, tables)
+    last = (rows.student_length - 1)[:, None]
+    elsewhere = (own.gather(1, last) != tokens.gather(1, last)).squeeze(1)
     more = torch.nn.functional.pad(tokens[:, 1:] >= 0, (0, 1))
     inner = more & (spelled < tables.teacher_bytes[first][:, None]) & (nodes > 0)
     chunk, depth = inner.nonzero(as_tuple=True)
     untold, behind = (more & ~inner).nonzero(as_tuple=True)
-    split_chunk, split_depth, split_node = _splits(rows, teacher_ids, teacher_mask, tables)
+    parts = tables.classes.of[tokens[:, 0]] == tables.teacher_class[first]
+    split_chunk, split_depth, split_node = _splits(rows, parts, teacher_ids, teacher_mask, tables)
     return PrefixPlan(
         rows,
         chunk,
         rows.student_row[chunk] + depth + 1,
         nodes[chunk, depth],
         _exits(rows, nodes, tables),
+        torch.where(elsewhere, first, -1).roll(1),
         split_chunk,
         split_depth,
         split_node,
-        _crossing(rows, tokens, spelled, (chunk, depth), teacher_ids, tables),
+        tokens[chunk, depth + 1],
+        own[chunk, depth + 1],
         untold,
         rows.student_row[untold] + behind + 1,
         tokens[untold, behind + 1],
         first,
+        tokens[:, 0],
         teacher_ids.shape[1],
     )
 
@@ -183,7 +172,7 @@ def _tokens(
     rows: ChunkRows, student_ids: Int64[Tensor, "B Ts"], student_chunk: Int64[Tensor, "B Ts"]
 ) -> Int64[Tensor, "N D"]:
     """The student's tokens of each chunk; -1 past its end."""
-    longest = int(rows.student_length.max()) if len(rows.batch) else 0
+    longest = int(rows.student_length.max()) if len(rows.batch) else 1
     step = torch.arange(longest, device=student_ids.device)
     batch = rows.batch[:, None]
     position = (rows.student_row[:, None] + 1 + step).clamp(max=student_ids.shape[1] - 1)
@@ -192,40 +181,19 @@ def _tokens(
     return torch.where(held, student_ids[batch, position], -1)
 
 
-def _crossing(
-    rows: ChunkRows,
-    tokens: Int64[Tensor, "N D"],
-    spelled: Int64[Tensor, "N D"],
-    inner: Pair,
-    teacher_ids: Int64[Tensor, "B Tt"],
-    tables: PrefixTables,
-) -> Crossing:
-    """Tell at which inner rows the text runs across the first teacher token into the second."""
-    chunk, depth = inner
-    if tables.ends is None:
-        none = chunk[:0]
-        return Crossing(none, none, none, none.view(0, 2))
-    first = teacher_ids[rows.batch, rows.teacher_row + 1]
-    behind = (rows.teacher_row + 2).clamp(max=teacher_ids.shape[1] - 1)
-    second = torch.where(rows.teacher_length > 1, teacher_ids[rows.batch, behind], 0)
-    end = tables.teacher_bytes[first]
-    last = end + torch.where(rows.teacher_length > 1, tables.teacher_bytes[second], 0)
+def _spelled(
+    first: Int64[Tensor, " N"], tokens: Int64[Tensor, "N D"], tables: PrefixTables
+) -> Int64[Tensor, "N D"]:
+    """The student's tokens by the spelling of each chunk's first teacher token.
+
+    -1 past its end, and from the second place on at which the text has other tokens.
+    """
     step = torch.arange(tokens.shape[1], device=tokens.device)
     place = tables.spelled[first][:, None] + step
     known = place < tables.spelled[first + 1][:, None]
     own = torch.where(known, tables.spelling[place.clamp(max=len(tables.spelling) - 1)], -1)
-    along = (own == tokens).cumprod(1).bool()
-    reached = spelled[chunk, depth + 1]
-    crosses = (
-        along[chunk, depth]
-        & (own[chunk, depth + 1] >= 0)
-        & (reached > end[chunk])
-        & (reached <= last[chunk])
-    )
-    found = crosses.nonzero().squeeze(1)
-    token, over = tokens[chunk, depth + 1][found], (reached - end[chunk])[found]
-    span = tables.ends.spans(token.tolist(), over.tolist()).to(token.device)
-    return Crossing(found, token, own[chunk, depth + 1][found], span)
+    along = torch.nn.functional.pad((own == tokens)[:, :-1].cumprod(1).bool(), (1, 0), value=True)
+    return torch.where(along, own, -1)
 
 
 def _exits(
@@ -250,11 +218,15 @@ def _exits(
 
 def _splits(
     rows: ChunkRows,
+    parts: Bool[Tensor, " N"],
     teacher_ids: Int64[Tensor, "B Tt"],
     teacher_mask: Int64[Tensor, "B Tt"],
     tables: PrefixTables,
 ) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"], Int64[Tensor, " P"]]:
-    """The chunks, depths and nodes at which a class's tokens part; node -1: none is reached."""
+    """The chunks, depths and nodes at which a class's tokens part; node -1: none is reached.
+
+    Not of chunks whose student's token is in another class than their teacher's.
+    """
     step = torch.arange(1, tables.above.shape[1], device=teacher_ids.device)
     position = rows.teacher_row[:, None] + step
     inside = position < teacher_ids.shape[1]
@@ -269,6 +241,7 @@ def _splits(
     kind = tables.teacher_class[teacher_ids[rows.batch, rows.teacher_row + 1]]
     known = kind < len(tables.classes) - 1
     part[:, :1] |= (known & (tables.classes.sizes()[kind] > 1))[:, None]
+    part &= parts[:, None]
     chunk, depth = part.nonzero(as_tuple=True)
     return chunk, depth + 1, nodes[chunk, depth]
 

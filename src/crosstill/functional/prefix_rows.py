@@ -77,10 +77,12 @@ def start_targets(
     """
     row, known = block.start_teacher, len(tables.classes) - 1
     ended = mass.whole.new_ones(len(row))
-    here = mass.below(block.exit_teacher, block.exit_node)
+    before = mass.token(block.exit_teacher, block.exit_first.clamp(min=0))
+    before = torch.where(block.exit_first >= 0, before, 0.0)
+    here = mass.below(block.exit_teacher, block.exit_node) + before
     seen = here > TINY
     here = here.clamp(min=TINY)
-    share = mass.ends(block.exit_teacher, block.exit_node) / here
+    share = (mass.ends(block.exit_teacher, block.exit_node) + before) / here
     ended[block.exit_start] = torch.where(seen, share, 1.0)
     target = mass.whole.new_zeros(len(row), known + 1)
     mass.starts(row, ended / mass.whole[row], target[:, :known])
@@ -90,7 +92,24 @@ def start_targets(
     goes_on = mass.below(block.exit_teacher[owner], child) / here[owner]
     kind = tables.classes.of[tables.starts.token[child]]
     goes_on = torch.where((kind < known) & seen[owner], goes_on, 0.0)
-    return target.index_put_((block.exit_start[owner], kind), goes_on, accumulate=True), ended
+    target.index_put_((block.exit_start[owner], kind), goes_on, accumulate=True)
+    return _told(target, ended, mass, block, tables), ended
+
+
+def _told(
+    target: Float[Tensor, "n C"],
+    ended: Float[Tensor, " n"],
+    mass: TeacherMass,
+    block: PrefixBlock,
+    tables: PrefixTables,
+) -> Float[Tensor, "n C"]:
+    """Move the mass of the text's own teacher token to the class of the student token that came."""
+    every = torch.arange(len(target), device=target.device)
+    own, came = tables.teacher_class[block.start_first], tables.classes.of[block.start_token]
+    moved = mass.token(block.start_teacher, block.start_first) * ended
+    moved = torch.minimum(moved / mass.whole[block.start_teacher], target[every, own])
+    target.index_put_((every, own), -moved, accumulate=True)
+    return target.index_put_((every, came), moved, accumulate=True)
 
 
 def _start_loss(by_class: Float[Tensor, "n C"], target: Float[Tensor, "n C"]) -> Float[Tensor, ""]:
@@ -108,13 +127,14 @@ def _inner_loss(
 ) -> Float[Tensor, ""]:
     """KL inside teacher tokens: over the tokens they go on with, and one class for all others."""
     row, node = block.inner_teacher, block.inner_node
-    here = mass.below(row, node)
+    first = mass.token(row, block.inner_first)
+    here = mass.below(row, node) + torch.where(block.inner_own < 0, first, 0.0)
     weight = (here > TINY).to(here.dtype)
     here = here.clamp(min=TINY)
     owner, child = tables.starts.children(node)
     token = tables.starts.token[child]
     target = (mass.below(row[owner], child) / here[owner]) * weight[owner]
-    owner, token, target = _crossed(owner, token, target, here, mass, block, tables)
+    owner, token, target = _followed(owner, token, target, first / here * weight, block, tables)
     ended = (mass.ends(row, node) / here) * weight
     normaliser = torch.logsumexp(logits, -1)
     chosen = (logits[owner, token] - normaliser[owner]).clamp(min=torch.finfo(logits.dtype).min)
@@ -132,41 +152,34 @@ def _text_loss(logits: Float[Tensor, "W Vs"], token: Int64[Tensor, " W"]) -> Flo
     return -chosen.clamp(min=math.log(TINY)).sum()
 
 
-def _crossed(
+def _followed(
     owner: Int64[Tensor, " E"],
     token: Int64[Tensor, " E"],
     target: Float[Tensor, " E"],
-    here: Float[Tensor, " I"],
-    mass: TeacherMass,
+    first: Float[Tensor, " I"],
     block: PrefixBlock,
     tables: PrefixTables,
 ) -> tuple[Int64[Tensor, " E2"], Int64[Tensor, " E2"], Float[Tensor, " E2"]]:
-    """Move mass to the student's tokens that run across the end of the text's teacher token.
+    """Give the mass of the text's own teacher token to the student's token that came.
 
-    What goes to the token that would have ended there is the teacher token's mass, times that of
-    going on, behind it, with the bytes that the student's token has beyond.
+    Its spelling by itself may say another one, or the text may have left that spelling before.
     """
-    row, tree = block.cross_inner, tables.starts
-    if tables.ends is None or not len(row):
-        return owner, token, target
-    node = block.inner_node[row]
-    moved = mass.token(block.inner_teacher[row], block.cross_first) / here[row]
-    moved = moved * mass.sorted(block.cross_teacher, tables.ends.order, block.cross_span)
+    row = (block.inner_token != block.inner_own).nonzero().squeeze(1)
+    node, tree = block.inner_node[row], tables.starts
     low, high = tree.between(block.inner_node)
-    begin = offsets(high - low)  # of each row's entries
+    begin = offsets(high - low)[row]  # of each row's entries
 
     def entry(token: Tensor) -> Tensor:
         child = tree.follow(node, token)
-        return torch.where(child >= 0, begin[row] + child - tree.child[node], -1)
+        return torch.where(child >= 0, begin + child - tree.child[node], -1)
 
-    own, other = entry(block.cross_own), entry(block.cross_token)
-    moved = torch.minimum(moved, target[own])
-    target = target.index_add(0, own, -moved)
-    new = other < 0
-    target = target.index_add(0, other[~new], moved[~new])
+    own, came = entry(block.inner_own[row]), entry(block.inner_token[row])
+    moved, left, new = first[row], own >= 0, came < 0
+    target = target.index_add(0, own[left], -moved[left]).clamp(min=0.0)
+    target = target.index_add(0, came[~new], moved[~new])
     return (
         torch.cat([owner, row[new]]),
-        torch.cat([token, block.cross_token[new]]),
+        torch.cat([token, block.inner_token[row[new]]]),
         torch.cat([target, moved[new]]),
     )
 
@@ -206,9 +219,9 @@ def _split_loss(
     groups = each.new_zeros(2 * len(start) + len(branch)).index_add(0, slot[owner] + own, each)
     whole = each.new_zeros(len(start)).index_add(0, owner, each).clamp(min=TINY).log()
 
-    kind = tables.teacher_class[block.split_first]
+    kind = tables.teacher_class[block.start_first[start]]
     wanted = _branch_mass(heir, branch, mass, block, tables)
-    first = mass.token(block.start_teacher[start], block.split_first)
+    first = mass.token(block.start_teacher[start], block.start_first[start])
     first = first / mass.whole[block.start_teacher[start]] * ended[start]
     share = (first / target[start, kind].clamp(min=TINY)).clamp(max=1.0)
     wanted = wanted * torch.where(depth == 1, share, _ended(wanted, mass, block, tables))[heir]
@@ -231,9 +244,8 @@ def _group(
     owner: Int64[Tensor, " E"], id: Int64[Tensor, " E"], block: PrefixBlock, tables: PrefixTables
 ) -> Int64[Tensor, " E"]:
     """In which group of its split a token is: 0, the others; 1, led elsewhere; 2 on, a branch."""
-    node, depth, first = (
-        part[owner] for part in (block.split_node, block.split_depth, block.split_first)
-    )
+    node, depth = block.split_node[owner], block.split_depth[owner]
+    first = block.start_first[block.split_start][owner]
     here, beyond = _step(tables, id, depth - 1), _step(tables, id, depth)
     low, _ = tables.longer.between(node)
     along = torch.where(beyond >= 0, beyond - low + 2, 0)
@@ -287,7 +299,7 @@ def _members(
     """List the student tokens that each split is about: a class's, or those below a node."""
     ids = torch.cat([tables.classes.members, tables.longer.order])
     behind = len(tables.classes.members)
-    kind, node = tables.teacher_class[block.split_first], block.split_node
+    kind, node = tables.teacher_class[block.start_first[block.split_start]], block.split_node
     whole = block.split_depth == 1
     low = torch.where(whole, tables.classes.start[kind], behind + tables.longer.low[node])
     high = torch.where(whole, tables.classes.start[kind + 1], behind + tables.longer.high[node])

@@ -173,13 +173,6 @@ class TeacherMass:
         """The mass of one token."""
         return self._probability[row, id].double()
 
-    def sorted(
-        self, row: Int64[Tensor, " N"], order: Int64[Tensor, " K"], span: Int64[Tensor, "N 2"]
-    ) -> Float[Tensor, " N"]:
-        """The mass of a run of tokens in another order, for each row another run."""
-        total = ordered_sum(self._probability[row], order)
-        return (total.gather(1, span[:, 1:]) - total.gather(1, span[:, :1])).squeeze(1)
-
     def starts(
         self, row: Int64[Tensor, " S"], scale: Float[Tensor, " S"], out: Float[Tensor, "S C"]
     ) -> None:

@@ -1,7 +1,5 @@
 """The tables of prefix KL, sorted from how two vocabularies spell each other."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
@@ -15,7 +13,7 @@ from crosstill.align.prefixes import (
     start_classes,
 )
 from crosstill.functional.class_mass import Classes
-from crosstill.functional.prefix_blocks import PrefixTables, TokenEnds
+from crosstill.functional.prefix_blocks import PrefixTables
 from crosstill.functional.prefixes import PrefixTree
 from crosstill.objectives.pair import VocabularyPair
 
@@ -27,23 +25,11 @@ def pair_tables(vocabulary: VocabularyPair) -> PrefixTables:
         every = np.arange(len(lengths[0]) + 1)
         return prefix_tables((every, every[:-1]), (every, every[:-1]), *lengths)
     spelled = vocabulary.teacher_spelled(), vocabulary.student_spelled()
-    tables = prefix_tables(
+    return prefix_tables(
         *spelled,
         *lengths,
         before_word=vocabulary.student_before_word(),
         unwritten=vocabulary.student_unwritten(),
-    )
-    return replace(tables, ends=_token_ends(vocabulary))
-
-
-def _token_ends(vocabulary: VocabularyPair) -> TokenEnds:
-    student, teacher = vocabulary.student_bytes, vocabulary.teacher_bytes
-    known = [(teacher.token(id), id) for id in np.flatnonzero(teacher.lengths > 0).tolist()]
-    known.sort()
-    return TokenEnds(
-        torch.tensor([id for _, id in known]),
-        [data for data, _ in known],
-        [student.token(id) for id in range(len(student.lengths))],
     )
 
 
@@ -97,7 +83,7 @@ def prefix_tables(
         starts=_tree(starts),
         longer=_tree(longer),
         classes=Classes.make(torch.from_numpy(_numbered(kind, names)), len(names) + 1),
-        **{name: torch.from_numpy(np.array(array, np.int64)) for name, array in arrays.items()},  # type: ignore[arg-type]  # none is `ends`
+        **{name: torch.from_numpy(np.array(array, np.int64)) for name, array in arrays.items()},
     )
 
 
