@@ -1,8 +1,9 @@
 """Write the results of finished runs into the documentation: tables, curves, and raw numbers.
 
-    python benchmarks/transfer/page.py runs/transfer
+    python benchmarks/transfer/page.py runs/transfer --again runs/second
 
-Rewrites what stands between the markers of docs/results/transfer.md, and the files beside it.
+Rewrites what stands between the markers of docs/results/transfer.md, and the files beside it. What
+the model writes depends on the machine: runs on texts drawn again stand in tables of their own.
 """
 
 import argparse
@@ -32,17 +33,23 @@ def main() -> None:
     """Read the results, and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path)
-    results = read(parser.parse_args().folder / "results")
+    parser.add_argument("--again", type=Path, help="a folder with runs on texts drawn again")
+    options = parser.parse_args()
+    results = read(options.folder / "results")
+    again = read(options.again / "results") if options.again else {}
     text = PAGE.read_text(encoding="utf-8")
     for name, lines in {
         "methods": methods(results),
+        "methods again": methods(again),
         "tried": tried(results),
         "starts": starts(results),
+        "starts again": starts(again),
         "targets": targets(results),
+        "targets again": targets(again),
     }.items():
         text = between(text, name, lines)
     PAGE.write_text(text, encoding="utf-8")
-    raw = json.dumps(results, indent=1)
+    raw = json.dumps({"first": results, "again": again}, indent=1)
     PAGE.with_suffix(".json").write_text(raw + "\n", encoding="utf-8")
     for against, label in (("tokens", "student tokens"), ("seconds", "seconds of training")):
         drawn = curves(results, against, label)

@@ -69,11 +69,11 @@ def start_targets(
 
     The chunk before ends with the bytes of a teacher token; but the student cannot know whether the
     teacher's token ended there or goes on. So the target is a mixture: the next teacher row with
-    the probability that it ended, and what else the longer tokens go on with.
+    the probability that it ended, and what else the longer tokens go on with. The text's own next
+    token counts for the student's token that came of it.
 
     Returns:
-        The mass of each class, 0 for the last, and the probability that the teacher's last token
-        ended there.
+        The mass of each class, and the probability that the teacher's last token ended there.
     """
     row, known = block.start_teacher, len(tables.classes) - 1
     ended = mass.whole.new_ones(len(row))
