@@ -260,6 +260,12 @@ SURE = 12.0
             [b"Un", b"so", b"U", b"n", b"s", b"o"],
             [b"Un", b"so"],
         ),
+        # the student's token has the beginning of the teacher's second, which it has whole as well
+        (
+            [b"-", b"f", b"s", b"fs", b"-f"],
+            [b"-", b"fs", b"f", b"s"],
+            [b"-", b"fs"],
+        ),
         # two line breaks are one token by themselves, and two of the teacher's before a word
         ([b"\n", b"\n\n", b"x"], [b"\n", b"\n\n", b"x", b"xx"], [b"\n", b"\n", b"x"]),
         ([b"\n", b"\n\n", b"x"], [b"\n", b"\n\n", b"x", b"xx"], [b"\n\n", b"x"]),

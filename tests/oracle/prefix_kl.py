@@ -88,7 +88,7 @@ class PrefixKl:
         return found
 
     def target(self, s, t, before, teacher, student_ids, teacher_ids):
-        """Masses by class at a chunk's start, the share of its row in them, and whether to split."""
+        """Masses by class at a chunk's start, the share of its row in them, whether to split."""
         p, whole = self.teach(teacher[t[0] - 1])
         wanted = {}
         for v, spelled in enumerate(self.seg):
@@ -155,7 +155,7 @@ class PrefixKl:
             qs.append(sum(x for u, x in enumerate(inside) if u not in ps))
             total += divergence([*ps.values(), self.mass(p, prefix, exact=True) / here], qs)
         if parts:
-            total += self.splits(t[0], teacher, teacher_ids, q, wanted, own)
+            total += self.splits(t[0], teacher, teacher_ids, q, wanted, own, student_ids[s[0]])
         return total, rows
 
     def reach(self, p, path, branches, below):
@@ -176,7 +176,25 @@ class PrefixKl:
             )
         return found
 
-    def splits(self, at, teacher, teacher_ids, q, wanted, own):
+    def behind(self, masses, p, path, branches, below, following, came):
+        """The masses, with that of the text's next teacher token where the text shows it is."""
+        sizes = {}
+        for v in branches:
+            if v == following:
+                sizes[v] = 0
+            elif self.seg[v] and self.seg[following] and begins(self.seg[following], self.seg[v]):
+                sizes[v] = sum(begins(x, self.seg[v]) for x in self.seg if x)
+        found = []
+        for v, mass in zip(branches, masses, strict=True):
+            ends = bool(self.seg[v]) and any(self.back[u] == (*path, v) for u in below)
+            if v in sizes and sizes[v] == min(sizes.values()) and (ends or v == following):
+                mass = max(mass - p[following], 0.0)
+            if came in below and begins(self.back[came], (*path, v)):
+                mass += p[following]
+            found.append(mass)
+        return found
+
+    def splits(self, at, teacher, teacher_ids, q, wanted, own, came):
         """The terms that part the tokens which span several teacher tokens."""
         total, path, before, reached = 0.0, (), {}, {}
         for step in range(max(map(len, self.back)) - 1):
@@ -204,6 +222,9 @@ class PrefixKl:
                 group, share = below, min(before[path] / max(reached[path], 1e-37), 1.0)
                 rest_exists, limit = any(self.back[u] == path for u in below), 0.0
             masses = self.reach(p, path, branches, below)
+            if at + step + 1 < len(teacher_ids) and (step == 0 or came in below):
+                following = teacher_ids[at + step + 1]
+                masses = self.behind(masses, p, path, branches, below, following, came)
             reached = {(*path, v): m for v, m in zip(branches, masses, strict=True)}
             before = {(*path, v): p[v] for v in branches}
             ps = [share * m for m in masses]

@@ -29,6 +29,7 @@ class PrefixTables:
             the last class where it has none.
         spelled: where each teacher token's spelling in student tokens begins in `spelling`; Vt + 1.
         spelling: those spellings, one after the other.
+        place: for each teacher token its place in the order of `starts`; -1 where it has none.
         branch: for each node of `longer` the node of `starts` that its last token's spelling leads
             to; -1 where there is none.
         within: for each node of `longer` the one beside it, of the same parent, whose branch is the
@@ -46,6 +47,7 @@ class PrefixTables:
     teacher_class: Int64[Tensor, " Vt"]
     spelled: Int64[Tensor, " Vt1"]
     spelling: Int64[Tensor, " E"]
+    place: Int64[Tensor, " Vt"]
     branch: Int64[Tensor, " M"]
     within: Int64[Tensor, " M"]
     above: Int64[Tensor, "Vs D"]
@@ -87,7 +89,8 @@ class PrefixBlock:
         split_start: chunks whose class holds tokens that span several teacher tokens,
         split_teacher: the teacher row after the teacher tokens read so far,
         split_node: the node of `longer` they have reached, and
-        split_depth: how many they are.
+        split_depth: how many they are, and
+        split_next: the teacher token that comes behind them; -1 at the end of the text.
         text_token: the student's token at rows that the text teaches.
     """
 
@@ -109,4 +112,5 @@ class PrefixBlock:
     split_teacher: Int64[Tensor, " P"]
     split_node: Int64[Tensor, " P"]
     split_depth: Int64[Tensor, " P"]
+    split_next: Int64[Tensor, " P"]
     text_token: Int64[Tensor, " W"]

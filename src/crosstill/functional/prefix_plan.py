@@ -26,6 +26,7 @@ class PrefixPlan:
         split_chunk: [P], ascending.
         split_depth: [P].
         split_node: [P].
+        split_next: [P], the teacher token behind those that lead to the node; -1: none.
         inner_token: [I], the student token that comes there.
         inner_own: [I], the one that would by the spelling of the chunk's first teacher token.
         text_chunk: [W], the chunk a row is in that the text teaches; ascending.
@@ -45,6 +46,7 @@ class PrefixPlan:
     split_chunk: Int64[Tensor, " P"]
     split_depth: Int64[Tensor, " P"]
     split_node: Int64[Tensor, " P"]
+    split_next: Int64[Tensor, " P"]
     inner_token: Int64[Tensor, " I"]
     inner_own: Int64[Tensor, " I"]
     text_chunk: Int64[Tensor, " W"]
@@ -112,6 +114,7 @@ class PrefixPlan:
             split_teacher=at_split,
             split_node=self.split_node[split],
             split_depth=self.split_depth[split],
+            split_next=self.split_next[split],
             text_token=self.text_token[text],
         )
 
@@ -146,7 +149,7 @@ def plan_prefixes(
     chunk, depth = inner.nonzero(as_tuple=True)
     untold, behind = (more & ~inner).nonzero(as_tuple=True)
     parts = tables.classes.of[tokens[:, 0]] == tables.teacher_class[first]
-    split_chunk, split_depth, split_node = _splits(rows, parts, teacher_ids, teacher_mask, tables)
+    splits = _splits(rows, parts, teacher_ids, teacher_mask, tables)
     return PrefixPlan(
         rows,
         chunk,
@@ -154,9 +157,7 @@ def plan_prefixes(
         nodes[chunk, depth],
         _exits(rows, nodes, tables),
         torch.where(elsewhere, first, -1).roll(1),
-        split_chunk,
-        split_depth,
-        split_node,
+        *splits,
         tokens[chunk, depth + 1],
         own[chunk, depth + 1],
         untold,
@@ -222,12 +223,13 @@ def _splits(
     teacher_ids: Int64[Tensor, "B Tt"],
     teacher_mask: Int64[Tensor, "B Tt"],
     tables: PrefixTables,
-) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"], Int64[Tensor, " P"]]:
-    """The chunks, depths and nodes at which a class's tokens part; node -1: none is reached.
+) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"], Int64[Tensor, " P"], Int64[Tensor, " P"]]:
+    """The chunks, depths and nodes at which a class's tokens part, and the teacher's next tokens.
 
-    Not of chunks whose student's token is in another class than their teacher's.
+    Node -1: none is reached; token -1: there is none. Not of chunks whose student's token is in
+    another class than their teacher's.
     """
-    step = torch.arange(1, tables.above.shape[1], device=teacher_ids.device)
+    step = torch.arange(1, tables.above.shape[1] + 1, device=teacher_ids.device)
     position = rows.teacher_row[:, None] + step
     inside = position < teacher_ids.shape[1]
     position = position.clamp(max=teacher_ids.shape[1] - 1)
@@ -235,7 +237,7 @@ def _splits(
     inside &= teacher_mask[batch, position] > 0
     tokens = torch.where(inside, teacher_ids[batch, position], -1)
     tree = tables.longer
-    nodes = tree.walk(tokens)
+    nodes = tree.walk(tokens[:, :-1])
     low, high = tree.between(nodes)
     part = (nodes > 0) & (high > low)
     kind = tables.teacher_class[teacher_ids[rows.batch, rows.teacher_row + 1]]
@@ -243,7 +245,7 @@ def _splits(
     part[:, :1] |= (known & (tables.classes.sizes()[kind] > 1))[:, None]
     part &= parts[:, None]
     chunk, depth = part.nonzero(as_tuple=True)
-    return chunk, depth + 1, nodes[chunk, depth]
+    return chunk, depth + 1, nodes[chunk, depth], tokens[chunk, depth + 1]
 
 
 def _between(values: Int64[Tensor, " E"], start: int, stop: int) -> slice:

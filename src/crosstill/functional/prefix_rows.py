@@ -14,7 +14,8 @@ from crosstill.functional.class_mass import class_mass
 from crosstill.functional.losses import LossSum
 from crosstill.functional.numerics import accumulation_dtype
 from crosstill.functional.prefix_blocks import PrefixBlock, PrefixTables
-from crosstill.functional.prefixes import TINY, TeacherMass, offsets, spans
+from crosstill.functional.prefix_split import members, split_loss
+from crosstill.functional.prefixes import TINY, TeacherMass, offsets
 
 
 def prefix_rows_loss(
@@ -46,12 +47,12 @@ def prefix_rows_loss(
     count = len(block.start_teacher)
     first, inside, told = logits.split([count, len(block.inner_node), len(block.text_token)])
     target, ended = start_targets(mass, block, tables)
-    split, member = _members(block, tables)
+    split, member = members(block, tables)
     by_class, single = class_mass(first, tables.classes, block.split_start[split], member)
     parts = {
         "start": _start_loss(by_class, target),
         "inside": _inner_loss(inside, mass, block, tables),
-        "split": _split_loss(single, (split, member), target, ended, mass, block, tables),
+        "split": split_loss(single, (split, member), target, ended, mass, block, tables),
         "text": _text_loss(told, block.text_token),
     }
     rows = torch.tensor(float(logits.shape[0]), device=logits.device, dtype=logits.dtype)
@@ -189,127 +190,3 @@ def _safe_logsumexp(logits: Float[Tensor, "I Vs"]) -> Float[Tensor, " I"]:
     nothing = (logits == -torch.inf).all(-1)
     filled = logits.masked_fill(nothing.unsqueeze(-1), 0.0)
     return torch.logsumexp(filled, -1).masked_fill(nothing, -torch.inf)
-
-
-def _split_loss(
-    single: Float[Tensor, " E"],
-    of_split: tuple[Int64[Tensor, " E"], Int64[Tensor, " E"]],
-    target: Float[Tensor, "n C"],
-    ended: Float[Tensor, " n"],
-    mass: TeacherMass,
-    block: PrefixBlock,
-    tables: PrefixTables,
-) -> Float[Tensor, ""]:
-    """KL within a class, between student tokens that span several teacher tokens and the others.
-
-    The text says which teacher token comes first, so the row after it says what comes second: that
-    splits the tokens that begin with the first. Likewise for the third, among those that begin with
-    the first two. Tokens of the class that begin with another teacher token get no more than what
-    the text's leaves of the class; what they get of that is not known, and left to the student.
-    """
-    start, node, depth = block.split_start, block.split_node, block.split_depth
-    low, high = tables.longer.between(node)
-    heir, branch = tables.longer.children(node)
-    slot = offsets(high - low + 2)  # of the others; then of those led elsewhere, then the branches
-    place = slot[heir] + branch - low[heir] + 2
-
-    owner, id = of_split
-    own = _group(owner, id, block, tables)
-    each = single.double()
-    groups = each.new_zeros(2 * len(start) + len(branch)).index_add(0, slot[owner] + own, each)
-    whole = each.new_zeros(len(start)).index_add(0, owner, each).clamp(min=TINY).log()
-
-    kind = tables.teacher_class[block.start_first[start]]
-    wanted = _branch_mass(heir, branch, mass, block, tables)
-    first = mass.token(block.start_teacher[start], block.start_first[start])
-    first = first / mass.whole[block.start_teacher[start]] * ended[start]
-    share = (first / target[start, kind].clamp(min=TINY)).clamp(max=1.0)
-    wanted = wanted * torch.where(depth == 1, share, _ended(wanted, mass, block, tables))[heir]
-    total = wanted.new_zeros(len(start)).index_add(0, heir, wanted)
-    has_rest = (depth == 1) | (tables.longer.end[node] > tables.longer.low[node])
-    rest = torch.where(has_rest, (1.0 - total).clamp(min=0.0), 0.0)
-    norm = torch.where(has_rest, 1.0, total.clamp(min=TINY))
-    found = groups[place].clamp(min=TINY).log() - whole[heir]
-    loss = torch.xlogy(wanted, wanted / norm[heir]) - wanted * found
-    others, led = groups[slot], groups[slot + 1]
-    asked = (rest * led / (others + led).clamp(min=TINY)).detach()
-    asked = torch.where(depth == 1, torch.minimum(asked, 1.0 - share), 0.0)
-    return loss.sum() + sum(
-        (torch.xlogy(due, due) - due * (got.clamp(min=TINY).log() - whole)).sum()
-        for due, got in ((rest - asked, others), (asked, led))
-    )
-
-
-def _group(
-    owner: Int64[Tensor, " E"], id: Int64[Tensor, " E"], block: PrefixBlock, tables: PrefixTables
-) -> Int64[Tensor, " E"]:
-    """In which group of its split a token is: 0, the others; 1, led elsewhere; 2 on, a branch."""
-    node, depth = block.split_node[owner], block.split_depth[owner]
-    first = block.start_first[block.split_start][owner]
-    here, beyond = _step(tables, id, depth - 1), _step(tables, id, depth)
-    low, _ = tables.longer.between(node)
-    along = torch.where(beyond >= 0, beyond - low + 2, 0)
-    itself = tables.spelling[tables.spelled[first].clamp(max=len(tables.spelling) - 1)] == id
-    own = torch.where(itself & (depth == 1), 0, 1)
-    return torch.where((here == node) & (node >= 0), along, own)
-
-
-def _branch_mass(
-    heir: Int64[Tensor, " H"],
-    branch: Int64[Tensor, " H"],
-    mass: TeacherMass,
-    block: PrefixBlock,
-    tables: PrefixTables,
-) -> Float[Tensor, " H"]:
-    """The mass of the teacher tokens with which the text comes to each branch of a split.
-
-    Those are all whose spelling begins as that of the branch's token does, but those that come to a
-    longer branch beside it. Where no student token ends with that token, it is the token alone.
-    """
-    row, longer = block.split_teacher[heir], tables.longer
-    alone = mass.token(row, longer.token[branch])
-    node = tables.branch[branch]
-    below = mass.below(row, node.clamp(min=0))
-    above = tables.within[branch]
-    entry = torch.arange(len(branch), device=branch.device) + above - branch
-    nested = above >= 0
-    exact = below.index_add(0, entry[nested], -below[nested])
-    ends = (node >= 0) & (longer.end[branch] > longer.low[branch])
-    return torch.where(ends, exact.clamp(min=0.0), alone)
-
-
-def _ended(
-    wanted: Float[Tensor, " H"], mass: TeacherMass, block: PrefixBlock, tables: PrefixTables
-) -> Float[Tensor, " P"]:
-    """At splits below another: of the branch that the text took there, the token's own share."""
-    node = block.split_node
-    low, high = tables.longer.between(node)
-    before = (torch.arange(len(node), device=node.device) - 1).clamp(min=0)
-    entry = offsets(high - low)[before] + node - low[before]
-    reached = torch.nn.functional.pad(wanted, (1, 0))[
-        torch.where(block.split_depth > 1, entry + 1, 0)
-    ]
-    token = mass.token(block.split_teacher[before], tables.longer.token[node].clamp(min=0))
-    return (token / reached.clamp(min=TINY)).clamp(max=1.0)
-
-
-def _members(
-    block: PrefixBlock, tables: PrefixTables
-) -> tuple[Int64[Tensor, " E"], Int64[Tensor, " E"]]:
-    """List the student tokens that each split is about: a class's, or those below a node."""
-    ids = torch.cat([tables.classes.members, tables.longer.order])
-    behind = len(tables.classes.members)
-    kind, node = tables.teacher_class[block.start_first[block.split_start]], block.split_node
-    whole = block.split_depth == 1
-    low = torch.where(whole, tables.classes.start[kind], behind + tables.longer.low[node])
-    high = torch.where(whole, tables.classes.start[kind + 1], behind + tables.longer.high[node])
-    owner, place = spans(low, high)
-    return owner, ids[place]
-
-
-def _step(
-    tables: PrefixTables, id: Int64[Tensor, " E"], depth: Int64[Tensor, " E"]
-) -> Int64[Tensor, " E"]:
-    """The node of `longer` after so many teacher tokens (counted from 0) of a student token."""
-    last = tables.above.shape[1] - 1
-    return torch.where(depth <= last, tables.above[id, depth.clamp(max=last)], -1)

@@ -74,6 +74,7 @@ def prefix_tables(
         "above": _ancestors(longer, len(kind)),
         "spelled": teacher_spelled[0],
         "spelling": teacher_spelled[1],
+        "place": _places(starts.order, len(teacher_spelled[0]) - 1),
         "branch": branch,
         "within": _within(longer, starts, branch),
         "student_bytes": student_bytes,
@@ -90,6 +91,13 @@ def prefix_tables(
 def _numbered(names: np.ndarray, known: np.ndarray) -> np.ndarray:
     """The place of each name among the known ones, sorted; behind them for -1."""
     return np.where(names >= 0, np.searchsorted(known, names), len(known))
+
+
+def _places(order: np.ndarray, size: int) -> np.ndarray:
+    """The place of each id in an order; -1 where it has none."""
+    found = np.full(size, NOWHERE, np.int64)
+    found[order] = np.arange(len(order))
+    return found
 
 
 def _tree(table: PrefixTable) -> PrefixTree:
