@@ -155,7 +155,7 @@ def test_real_vocabularies_are_spelled_to_the_byte(pair):
 def test_white_space_is_spelled_otherwise_before_a_word():
     """GPT-2's rules, which the tiny byte-level tokenizer has, keep the last line break apart."""
     gemma, level = ENCODERS["gemma"], ENCODERS["level"]
-    spelled = rows(spell_before_word(gemma, level))
+    spelled = rows(spell_before_word(gemma, level, spell_tokens(gemma, level)))
     two = gemma.tokenizer.convert_tokens_to_ids("\n\n")
     break_ = level.tokenizer.convert_tokens_to_ids("\u010a")
     assert spelled[two] == [break_, break_]
@@ -169,4 +169,4 @@ def test_white_space_that_both_keep_apart_is_spelled_as_ever():
     one = text_encoder(tiny.byte_level_bpe(["a\n\n b\n\n c\n\n d"] * 4, vocab_size=300))
     other = text_encoder(tiny.byte_level_bpe(["a\n\n b\n\n c\n\n d e"] * 4, vocab_size=310))
     assert one.tokenizer.convert_tokens_to_ids("\u010a\u010a") is not None
-    assert not any(rows(spell_before_word(one, other)))
+    assert not any(rows(spell_before_word(one, other, spell_tokens(one, other))))

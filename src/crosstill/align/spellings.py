@@ -91,17 +91,22 @@ def spell_tokens(
     return _ragged(rows)
 
 
-def spell_before_word(source: TextEncoder, target: TextEncoder) -> Ragged:
+def spell_before_word(source: TextEncoder, target: TextEncoder, spelled: Ragged) -> Ragged:
     """Spell tokens that end in white space as `target` does where a word comes behind them.
 
     Many tokenizers keep the last of several line breaks or spaces apart there, or for the word: two
     line breaks are one token by themselves and two tokens before a word.
 
+    Args:
+        source: Whose tokens are spelled.
+        target: Whose tokens spell them.
+        spelled: How they do by themselves, from `spell_tokens`.
+
     Returns:
         As `spell_tokens`; a row is empty where that is no other spelling, or a single token, or the
         word has a part of the white space, or `source` does not write the token there either.
     """
-    offsets, ids = spell_tokens(source, target)
+    offsets, ids = spelled
     texts = {id: text for id, data in enumerate(pieces(source.bytes)) if (text := _ends_word(data))}
     own, found = (
         [_before_word(side, row) for row in _continuations(side, list(texts.values()))]

@@ -134,7 +134,7 @@ class VocabularyPair:
 
     @cached_property
     def _student_before_word(self) -> Ragged:
-        offsets, ids = spell_before_word(self._student, self._teacher)
+        offsets, ids = spell_before_word(self._student, self._teacher, self._student_spelled)
         return _frozen(offsets), _frozen(ids)
 
     @cached_property
